@@ -1,0 +1,1 @@
+"""Tokens: one protocol, `generate` and `abort`, and the engines behind it."""

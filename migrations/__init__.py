@@ -1,0 +1,1 @@
+"""Alembic revisions. Each works with the previous release still running."""

@@ -1,0 +1,104 @@
+"""Durable facts on their way to MySQL and S3: what the dialogue commits to the outbox and the writer stores.
+
+Every record names its session and the session's sequence number at its commit: the row with the higher number wins, so that a
+redelivered or reordered record never takes a row back in time. Times are milliseconds since the epoch, UTC.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+SessionStatus = Literal["active", "idle", "ended"]
+PredictionStatus = Literal["completed", "cancelled", "incomplete", "failed"]
+
+
+class SessionRecord(Struct, frozen=True, tag_field="record", tag="session"):
+    """A session began, changed or ended."""
+
+    session_id: str
+    sequence: int
+    user_id: str
+    client_id: str
+    model: str
+    status: SessionStatus
+    created_ms: int
+    updated_ms: int
+    ended_ms: int | None = None
+
+
+class TurnRecord(Struct, frozen=True, tag_field="record", tag="turn"):
+    """A user's message; `number` counts the session's turns from 1."""
+
+    turn_id: str
+    session_id: str
+    sequence: int
+    number: int
+    item_id: str
+    text: str
+    created_ms: int
+
+
+class PredictionRecord(Struct, frozen=True, tag_field="record", tag="prediction"):
+    """One finished answer. `output` is the JSON array of its items, `request` the JSON of what was asked of the engine.
+
+    `turn_id` is None for an answer outside the conversation. `first_token_ms` is None when no token came.
+    """
+
+    response_id: str
+    session_id: str
+    sequence: int
+    turn_id: str | None
+    model: str
+    model_version: str
+    status: PredictionStatus
+    status_reason: str | None
+    text: str
+    output: Raw
+    request: Raw
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    created_ms: int
+    first_token_ms: int | None
+    done_ms: int
+    error: str | None = None
+
+
+class ArchiveRecord(Struct, frozen=True, tag_field="record", tag="archive"):
+    """The journal of a session up to and including `last_sequence` is to be archived. `final`: nothing will follow it."""
+
+    session_id: str
+    sequence: int
+    created_ms: int
+    last_sequence: int
+    final: bool
+
+
+class RequestRecord(Struct, frozen=True, tag_field="record", tag="request"):
+    """One call of the HTTP API or one WebSocket connection. Never holds a query string, a body or a token."""
+
+    request_id: str
+    user_id: str | None
+    method: str
+    path: str
+    status: int
+    duration_ms: float
+    created_ms: int
+    session_id: str | None = None
+
+
+Record = SessionRecord | TurnRecord | PredictionRecord | ArchiveRecord | RequestRecord
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+
+
+def encode_record(record: Record) -> bytes:
+    """The record as one JSON document without newlines."""
+    return _encoder.encode(record)
+
+
+def decode_record(data: bytes) -> Record:
+    """The record that `encode_record` wrote; `msgspec.ValidationError` when it is no record."""
+    return _decoder.decode(data)

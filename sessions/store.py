@@ -1,0 +1,134 @@
+"""Where sessions live between processes: ownership with epochs, the dialogue, the journal, and the outbox of records.
+
+Two implementations, `redis_store` and `sqlite_store`, one test suite for both. A session belongs to the owner that created or last
+claimed it: every claim raises the epoch, and an append under an old epoch is refused.
+"""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from msgspec import Struct
+
+from sessions.items import Item
+
+AppendStatus = Literal["ok", "dup", "gap", "fenced"]
+
+
+class SessionMeta(Struct, frozen=True):
+    """What never changes about a session. Times are milliseconds since the epoch, UTC."""
+
+    session_id: str
+    user_id: str
+    client_id: str
+    model: str
+    created_ms: int
+
+
+class PlacedItem(Struct, frozen=True):
+    """An item and its place: items are ordered by `rank`."""
+
+    rank: float
+    item: Item
+
+
+class Append(Struct):
+    """What one session adds in one commit, atomically: journal events, records for the outbox, changes of the dialogue.
+
+    `events` are encoded server events without newlines; they take the sequence numbers from `first_sequence` on. `config` replaces
+    the stored state of the dialogue (opaque JSON) when not None.
+    """
+
+    session_id: str
+    epoch: int
+    first_sequence: int
+    at_ms: int
+    events: list[bytes]
+    records: list[bytes]
+    saved_items: dict[str, bytes]
+    dropped_items: list[str]
+    config: bytes | None = None
+
+
+class JournalEntry(Struct, frozen=True):
+    """Events that were committed together at `at_ms`, with the sequence numbers from `first_sequence` on."""
+
+    first_sequence: int
+    at_ms: int
+    events: tuple[bytes, ...]
+
+
+class LoadedSession(Struct, frozen=True):
+    """All that another node needs to go on with a session. `next_sequence` is the number of the next event."""
+
+    meta: SessionMeta
+    epoch: int
+    next_sequence: int
+    archived_sequence: int
+    config: bytes
+    items: tuple[PlacedItem, ...]
+
+
+class Delivery(Struct, frozen=True):
+    """A record taken from the outbox, to be acknowledged by `receipt`. `num_deliveries` counts this one."""
+
+    receipt: str
+    record: bytes
+    num_deliveries: int
+
+
+class OutboxLag(Struct, frozen=True):
+    """Records not yet acknowledged, age of the oldest in seconds, and dead letters waiting for someone to act."""
+
+    pending: int
+    oldest_s: float
+    dead: int
+
+
+class Store(Protocol):
+    """Sessions, journals and the outbox. Every call raises `StoreUnavailable` when the store cannot answer in time."""
+
+    async def __aenter__(self) -> Self:
+        """Connect and check that the store is as durable as the settings demand."""
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+
+    async def create(self, meta: SessionMeta, owner: str) -> int:
+        """Create the session, owned by `owner`; its epoch, 1. The first sequence number is 1."""
+
+    async def claim(self, session_id: str, owner: str) -> LoadedSession:
+        """Take the session over under the next epoch and load it; `SessionNotFound` when there is none."""
+
+    async def append(self, batch: Sequence[Append]) -> list[AppendStatus]:
+        """Commit each session's part atomically and durably, in one round trip for all; a status for each, in order.
+
+        `dup`: these events are already there (a retry after a lost reply), nothing was changed. `gap`: `first_sequence` is not the next
+        number. `fenced`: a later epoch owns the session. After `dup` the caller may go on as after `ok`.
+        """
+
+    async def journal(self, session_id: str, after: int, limit: int) -> list[JournalEntry]:
+        """Up to `limit` entries with events numbered above `after`, in order. An entry cut by `after` comes whole."""
+
+    async def trim(self, session_id: str, archived_sequence: int, *, final: bool) -> None:
+        """Forget journal entries up to `archived_sequence`; `final` lets the rest of the session expire after the retention."""
+
+    async def enqueue(self, records: Sequence[bytes]) -> None:
+        """Add records that belong to no journal commit to the outbox."""
+
+    async def take(self, consumer: str, limit: int, wait_s: float) -> list[Delivery]:
+        """Up to `limit` new records for this consumer, waiting at most `wait_s` for the first."""
+
+    async def reclaim(self, consumer: str, limit: int, min_idle_s: float) -> list[Delivery]:
+        """Records that another consumer (or this one before a crash) took and did not acknowledge for `min_idle_s`."""
+
+    async def acknowledge(self, receipts: Sequence[str]) -> None:
+        """Remove stored records from the outbox."""
+
+    async def bury(self, delivery: Delivery, error: str) -> None:
+        """Move a record that cannot be stored to the dead letters, with its error, and out of the outbox."""
+
+    async def lag(self) -> OutboxLag:
+        """How far the writer is behind."""

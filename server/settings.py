@@ -1,0 +1,490 @@
+"""Settings: every `FLUEMAN_*` variable, its default, its bounds and how it must fit the others.
+
+Read once at start; only `server.wiring` and the command line look at them. A bad setting stops the start, and `SettingsError` names
+every bad variable at once, without its value.
+"""
+
+import difflib
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "FLUEMAN_"
+TEST_PREFIX = "FLUEMAN_TEST_"  # read by the tests alone
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_MODEL = str(ROOT / "engine" / "demo_model")
+MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as the hash
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
+PUBLIC_KEY_ALGORITHMS = ("EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+DEFAULT_PUBLIC_KEY_ALGORITHMS = ("EdDSA", "ES256", "RS256")
+
+
+class Problem(NamedTuple):
+    """One bad variable and the reason; the first names the variable, `others` are those it does not fit."""
+
+    variable: str
+    reason: str
+    others: tuple[str, ...] = ()
+
+
+class SettingsError(Exception):
+    """The settings are unusable; the text has one `FLUEMAN_X: reason` line for each bad variable and no value of any."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{problem.variable}: {problem.reason}" for problem in self.problems))
+
+
+def _listed(value: object) -> object:
+    """Comma-separated or JSON text as a list; anything else unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return _from_json(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _mapped(value: object) -> object:
+    """`a=b,c` or JSON text as a mapping, a lone name mapped to None; anything else unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return _from_json(value)
+    pairs = (part.partition("=") for part in value.split(",") if part.strip())
+    return {alias.strip(): name.strip() or None for alias, _, name in pairs}
+
+
+def _from_json(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("is not valid JSON") from None
+
+
+def _exact_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        parts = urlsplit(origin)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or origin != f"{parts.scheme}://{parts.netloc.lower()}"
+        ):
+            raise ValueError(
+                "each must be an exact origin such as https://avatar.example.com, in lower case, with no path and no *"
+            )
+    return origins
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if len(text.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
+    if len(set(text)) < 8:
+        raise ValueError("looks like a placeholder; make one with: openssl rand -hex 32")
+    return secret
+
+
+def _schemes(*allowed: str) -> Callable[[str], str]:
+    def check(url: str) -> str:
+        if urlsplit(url).scheme not in allowed:
+            raise ValueError("must start with " + " or ".join(f"{scheme}://" for scheme in allowed))
+        return url
+
+    return check
+
+
+def _folder_or_s3(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("", "file", "s3"):
+        raise ValueError("must be a folder or s3://bucket/prefix?endpoint=…&region=…")
+    if parts.scheme == "s3" and not parts.netloc:
+        raise ValueError("names no bucket: s3://bucket/prefix")
+    return url
+
+
+def _known_algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in SECRET_ALGORITHMS + PUBLIC_KEY_ALGORITHMS]:
+        raise ValueError(f"{len(unknown)} unknown; known are {', '.join(SECRET_ALGORITHMS + PUBLIC_KEY_ALGORITHMS)}")
+    return names
+
+
+def _build_id() -> str:
+    """The git commit of the working tree, else the installed version."""
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603
+        except (OSError, subprocess.SubprocessError):
+            pass
+    try:
+        return version("flueman")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _default_aliases(data: dict[str, Any]) -> dict[str, str | None]:
+    return {"gpt-realtime": None} if data["environment"] == "development" else {}
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """All settings, validated. Build them with `load_settings`, which also names unknown variables and fills in development secrets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+    environment: Literal["development", "production"] = Field(
+        "development", description="production refuses what would lose data or let anyone in"
+    )
+    build_id: str = Field(
+        default_factory=_build_id,
+        max_length=64,
+        description="names this build in logs and health; default the git commit",
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="server processes; more than one needs Redis and engine=openai|scripted"
+    )
+    stop_grace_s: Seconds = Field(30.0, description="how long open answers may finish after SIGTERM")
+
+    data_dir: Path = Field(Path("var"), description="folder for all that the embedded default writes")
+    database_url: Annotated[str, AfterValidator(_schemes("sqlite+aiosqlite", "mysql+aiomysql"))] = Field(
+        default_factory=lambda data: f"sqlite+aiosqlite:///{data['data_dir'] / 'flueman.db'}",
+        repr=False,
+        description="tables: mysql+aiomysql://user:password@host/db; default SQLite under data_dir",
+    )
+    redis_url: Annotated[str, AfterValidator(_schemes("redis", "rediss", "unix"))] | None = Field(
+        None, repr=False, description="journal and sessions: redis://…; default the embedded SQLite store"
+    )
+    redis_shards: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1, description="hash slots that sessions spread over: 1 alone, 64 on a cluster"
+    )
+    archive_url: Annotated[str, AfterValidator(_folder_or_s3)] = Field(
+        default_factory=lambda data: str(data["data_dir"] / "archive"),
+        repr=False,
+        description="archive: a folder or s3://bucket/prefix?endpoint=…&region=…; default a folder under data_dir",
+    )
+    store_timeout_s: Seconds = Field(5.0, description="longest wait for one answer of the store")
+    store_connect_timeout_s: Seconds = Field(1.0, description="longest wait for a connection to the store")
+    database_timeout_s: Seconds = Field(10.0, description="longest wait for one answer of the database")
+    retention_s: Seconds = Field(86_400.0, description="how long an ended, archived session stays in the store")
+    archive_idle_s: Seconds = Field(300.0, description="a session this long without a connection is archived")
+    writer: Literal["inline", "none"] = Field(
+        "inline", description="inline: the server also runs a writer; none: `flueman write` runs elsewhere"
+    )
+
+    engine: Literal["local", "vllm", "openai", "scripted"] = Field(
+        "local", description="who generates: CPU, vLLM here, an endpoint, or a script"
+    )
+    model: str = Field(
+        DEMO_MODEL, min_length=1, description="folder or hub name of the model; default the shipped demo model"
+    )
+    model_name: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="the name sessions ask for; default the model's own (demo model and script: demo)"
+    )
+    model_aliases: Annotated[dict[str, str | None], NoDecode, BeforeValidator(_mapped)] = Field(
+        default_factory=_default_aliases,
+        description="further names: alias=name,… (a lone alias means the served model); development default gpt-realtime",
+    )
+    max_model_len: Annotated[int, Field(ge=256)] | None = Field(
+        None, description="context length in tokens; default the model's own"
+    )
+    tool_parser: str = Field("hermes", description="how the model writes tool calls (a vLLM tool parser's name)")
+    openai_base_url: Annotated[str, AfterValidator(_schemes("http", "https"))] | None = Field(
+        None, repr=False, description="endpoint for engine=openai, such as http://vllm:8000/v1"
+    )
+    openai_api_key: SecretStr | None = Field(None, description="key for that endpoint, if it wants one")
+    scripted_tokens_per_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        30.0, description="pace of engine=scripted; 0 as fast as it can"
+    )
+    scripted_tokens: Count = Field(40, description="length of its answers")
+
+    jwt_secret: Secret | None = Field(
+        None, description="key of HS256 tokens, 32 bytes or more; made and kept in data_dir in development"
+    )
+    jwks_url: str | None = Field(None, description="public keys of the token issuer: https://… or a file")
+    jwt_issuer: str = Field("flueman", min_length=1, description="required `iss`")
+    jwt_audience: str = Field("flueman", min_length=1, description="required `aud`")
+    jwt_algorithms: Annotated[Names, AfterValidator(_known_algorithms)] = Field(
+        (), description="accepted algorithms; default HS256 with a secret and EdDSA,ES256,RS256 with a JWKS"
+    )
+    jwt_max_ttl_s: Seconds = Field(86_400.0, description="longest life of a token, exp - iat")
+    client_secret_key: Secret | None = Field(None, description="key of ek_ client secrets; default jwt_secret")
+    allowed_origins: Annotated[Names, AfterValidator(_exact_origins)] = Field(
+        (), description="exact origins of browsers that may connect; development also allows its own pages"
+    )
+
+    max_sessions: Count = Field(2_000, description="live sessions on one node; more are refused with 503")
+    max_connections_per_user: Count = Field(20, description="connections of one user on one node")
+    max_connections_per_address: Annotated[int, Field(ge=0)] = Field(
+        0, description="connections of one address on one node; 0 no cap"
+    )
+    max_session_s: Seconds = Field(3_600.0, description="longest connection; then it is closed and may resume")
+    detached_s: Seconds = Field(60.0, description="how long an answer goes on with nobody connected")
+    max_responses_per_session: Count = Field(
+        4, description="answers of one session that may run at once, out-of-band ones included"
+    )
+    handshake_timeout_s: Seconds = Field(10.0, description="deadline for the request that opens a connection")
+    ping_interval_s: Seconds = Field(20.0, description="pause between pings")
+    ping_timeout_s: Seconds = Field(20.0, description="longest wait for a pong")
+    max_frame_bytes: Annotated[int, Field(ge=4_096, le=960 * 1024)] = Field(
+        256 * 1024, description="largest client message; under 1 MiB, since it is echoed and clients refuse more"
+    )
+    max_fragments: Count = Field(64, description="most frames that one message may come in")
+    events_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        100.0, description="client events a connection may send, on average"
+    )
+    events_burst: Count = Field(200, description="client events it may send at once")
+    max_output_bytes: Annotated[int, Field(ge=65_536)] = Field(
+        1024 * 1024, description="unsent bytes of a connection before it is closed to resume"
+    )
+    max_instructions_chars: Count = Field(32_768, description="longest instructions")
+    max_item_chars: Count = Field(65_536, description="longest text of one item")
+    max_items: Count = Field(2_000, description="most items of one dialogue")
+    max_tools: Count = Field(128, description="most tools of one session")
+    max_output_tokens: Annotated[int, Field(ge=1, le=131_072)] = Field(4_096, description="longest answer in tokens")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line that is logged"
+    )
+    log_format: Literal["json", "console"] = Field("json", description="json lines, or console for eyes")
+
+    @property
+    def is_production(self) -> bool:
+        """Whether the strict rules hold."""
+        return self.environment == "production"
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the store is the embedded one, which one process owns."""
+        return self.redis_url is None
+
+    @property
+    def served_model_name(self) -> str | None:
+        """The name sessions ask for, or None where only the engine knows it."""
+        if self.model_name is not None:
+            return self.model_name
+        return "demo" if self.engine == "scripted" or self.model == DEMO_MODEL else None
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The token algorithms in force: those set, else those that the configured keys are for."""
+        if self.jwt_algorithms:
+            return self.jwt_algorithms
+        of_secret = ("HS256",) if self.jwt_secret is not None else ()
+        return of_secret + (DEFAULT_PUBLIC_KEY_ALGORITHMS if self.jwks_url is not None else ())
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        # Not a ValueError: pydantic would keep only one of the problems.
+        if problems := [
+            *_production_problems(self),
+            *_key_problems(self),
+            *_process_problems(self),
+            *_engine_problems(self),
+        ]:
+            raise SettingsError(problems)
+        return self
+
+
+def _production_problems(settings: Settings) -> Iterable[Problem]:
+    if not settings.is_production:
+        return
+    because = (variable("environment"),)
+    if settings.jwt_secret is None and settings.jwks_url is None:
+        yield Problem(
+            variable("jwt_secret"), "production needs this or FLUEMAN_JWKS_URL", (variable("jwks_url"), *because)
+        )
+    if settings.redis_url is None:
+        yield Problem(
+            variable("redis_url"), "production needs Redis: the embedded store belongs to one process", because
+        )
+    if settings.database_url.startswith("sqlite"):
+        yield Problem(variable("database_url"), "production needs MySQL, not SQLite", because)
+
+
+def _key_problems(settings: Settings) -> Iterable[Problem]:
+    if settings.jwks_url is not None and (
+        reason := _bad_jwks_url(settings.jwks_url, development=not settings.is_production)
+    ):
+        yield Problem(variable("jwks_url"), reason)
+    keyless_hs = settings.is_production and settings.jwt_secret is None
+    if keyless_hs and any(name in SECRET_ALGORITHMS for name in settings.jwt_algorithms):
+        yield Problem(
+            variable("jwt_algorithms"),
+            "has an HS algorithm, but FLUEMAN_JWT_SECRET is not set",
+            (variable("jwt_secret"),),
+        )
+    if settings.jwks_url is None and any(name in PUBLIC_KEY_ALGORITHMS for name in settings.jwt_algorithms):
+        yield Problem(
+            variable("jwt_algorithms"),
+            "has a public key algorithm, but FLUEMAN_JWKS_URL is not set",
+            (variable("jwks_url"),),
+        )
+
+
+def _bad_jwks_url(url: str, *, development: bool) -> str | None:
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return None
+    if parts.scheme == "http":
+        return (
+            None
+            if development and parts.hostname in LOOPBACK
+            else "must be https (http only for this machine, in development)"
+        )
+    if parts.scheme not in ("", "file"):
+        return "must be https://… or a file"
+    return None if Path(parts.path).is_file() else "no such file"
+
+
+def _process_problems(settings: Settings) -> Iterable[Problem]:
+    if settings.workers == 1:
+        return
+    if settings.is_embedded:
+        reason = "more than one worker needs FLUEMAN_REDIS_URL: the embedded store belongs to one process"
+        yield Problem(variable("workers"), reason, (variable("redis_url"),))
+    if settings.engine in ("local", "vllm"):
+        reason = f"more than one worker would load the model once each with engine={settings.engine}; use FLUEMAN_ENGINE=openai"
+        yield Problem(variable("workers"), reason, (variable("engine"),))
+
+
+def _engine_problems(settings: Settings) -> Iterable[Problem]:
+    if settings.engine == "openai":
+        if settings.openai_base_url is None:
+            yield Problem(variable("openai_base_url"), "engine=openai needs it", (variable("engine"),))
+        if settings.model == DEMO_MODEL:
+            yield Problem(
+                variable("model"), "engine=openai needs the model's name at that endpoint", (variable("engine"),)
+            )
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process from `overrides`, the environment and `.env`, in this order; `SettingsError` names all that is bad.
+
+    In development a missing signing key is made once and kept in `data_dir`.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if unknown := given.keys() - Settings.model_fields.keys():
+        raise TypeError(f"no such settings: {sorted(unknown)}")
+    problems = [*_unknown_variables()]
+    settings = _validated(given, problems)
+    if problems or settings is None:
+        raise SettingsError(problems)
+    return settings if settings.is_production else _with_development_keys(settings)
+
+
+def _validated(given: dict[str, object], problems: list[Problem]) -> Settings | None:
+    """The settings, with what is bad added to `problems`. Bad fields are tried again as defaults, so that misfits of others show too."""
+    try:
+        return _construct(given)
+    except SettingsError as error:
+        problems.extend(error.problems)
+        return None
+    except ValidationError as error:
+        fields = {
+            str(detail["loc"][0]): _reason(detail["msg"])
+            for detail in error.errors(include_input=False, include_url=False)
+        }
+    bad = {name for name in fields if not fields[name].startswith("The default factory")}
+    problems.extend(Problem(variable(name), fields[name]) for name in Settings.model_fields if name in bad)
+    try:
+        _construct(given | {name: _default(Settings.model_fields[name]) for name in bad})
+    except SettingsError as error:
+        blamed = {variable(name) for name in bad}
+        problems.extend(problem for problem in error.problems if blamed.isdisjoint((problem.variable, *problem.others)))
+    return None
+
+
+def _construct(given: dict[str, object]) -> Settings:
+    return Settings(**given)  # type: ignore[arg-type]
+
+
+def _default(field: FieldInfo) -> object:
+    return field.get_default(
+        call_default_factory=True, validated_data={"data_dir": Path("var"), "environment": "development"}
+    )
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _unknown_variables() -> Iterable[Problem]:
+    """Variables with our prefix that no field reads: a typo there would silently leave a default in force."""
+    known = [variable(field) for field in Settings.model_fields]
+    for name in sorted({*os.environ, *dotenv_values(".env")}):
+        if not name.upper().startswith(PREFIX) or name.upper().startswith(TEST_PREFIX) or name.upper() in known:
+            continue
+        near = difflib.get_close_matches(name.upper(), known, n=1)
+        yield Problem(name, f"is no setting; did you mean {near[0]}?" if near else "is no setting")
+
+
+def _with_development_keys(settings: Settings) -> Settings:
+    needs: Sequence[str] = [
+        *(["jwt_secret"] if settings.jwt_secret is None and settings.jwks_url is None else []),
+        *(["client_secret_key"] if settings.client_secret_key is None and settings.jwt_secret is None else []),
+    ]
+    if not needs:
+        return settings
+    key = SecretStr(_kept_key(settings.data_dir / "jwt_secret"))
+    return settings.model_copy(update=dict.fromkeys(needs, key))
+
+
+def _kept_key(path: Path) -> str:
+    """The key in that file, made at the first call; whole or not there at all, also when several processes start at once."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        path.chmod(0o600)
+        key = path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(
+            [Problem(variable("data_dir"), f"cannot keep the development key there: {error.strerror}")]
+        ) from error
+    if len(key) < MIN_SECRET_BYTES:
+        raise SettingsError([Problem(variable("data_dir"), f"{path} is damaged; delete it to have a new key made")])
+    return key

@@ -1,0 +1,47 @@
+/**
+ * Where the page's access token comes from: the development endpoint if the server has one, otherwise the person.
+ * A token lives in this object only; it is never stored and never put in a URL.
+ */
+
+import { SignInNeeded } from "./realtime.js";
+
+/** @typedef {import("./realtime.js").Token} Token */
+
+const DEFAULT_MODEL = "demo";
+
+export class TokenSource {
+  #pasted = "";
+  #model = DEFAULT_MODEL;
+  #trusted = false;
+  #complaint = "";
+
+  /** A fresh token for one connection. @returns {Promise<Token>} */
+  async get() {
+    if (this.#pasted) return { value: this.#pasted, model: this.#model };
+    const reply = await fetch("/dev/token", { method: "POST", cache: "no-store" });
+    if (reply.status === 404 || reply.status === 405) throw new SignInNeeded(this.#complaint);
+    if (!reply.ok) throw new Error(`no token: HTTP ${reply.status}`);
+    const { value, model } = await reply.json();
+    return { value, model: model || DEFAULT_MODEL };
+  }
+
+  /** @param {string} token @param {string} model */
+  paste(token, model) {
+    this.#pasted = token.trim();
+    this.#model = model.trim() || DEFAULT_MODEL;
+    this.#trusted = false;
+    this.#complaint = "";
+  }
+
+  /** @param {import("./realtime.js").Outcome} result */
+  outcome(result) {
+    if (result === "accepted") this.#trusted = true;
+    // A browser cannot tell a refused handshake from a dead server, so a token that never worked is doubted first.
+    const isDoubtful = result === "refused" || (result === "unreachable" && !this.#trusted);
+    if (!this.#pasted || !isDoubtful) return;
+    this.#pasted = "";
+    this.#complaint = this.#trusted
+      ? "Your access has ended. Paste a new token to go on."
+      : "The server did not accept this token. Check it and try again.";
+  }
+}

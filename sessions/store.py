@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+import msgspec
 from msgspec import Struct
 
 from sessions.items import Item
@@ -35,6 +36,8 @@ class PlacedItem(Struct, frozen=True):
 class Append(Struct):
     """What one session adds in one commit, atomically: journal events, records for the outbox, changes of the dialogue.
 
+    Items are dropped before others are saved: an id that is in both was deleted and created anew.
+
     `events` are encoded server events without newlines; they take the sequence numbers from `first_sequence` on. `config` replaces
     the stored state of the dialogue (opaque JSON) when not None.
     """
@@ -48,6 +51,20 @@ class Append(Struct):
     saved_items: dict[str, bytes]
     dropped_items: list[str]
     config: bytes | None = None
+
+
+_placed_encoder = msgspec.json.Encoder()
+_placed_decoder = msgspec.json.Decoder(PlacedItem)
+
+
+def encode_placed(placed: PlacedItem) -> bytes:
+    """The item and its place as JSON: the values of `Append.saved_items`."""
+    return _placed_encoder.encode(placed)
+
+
+def decode_placed(data: bytes) -> PlacedItem:
+    """What `encode_placed` wrote."""
+    return _placed_decoder.decode(data)
 
 
 class JournalEntry(Struct, frozen=True):

@@ -1,0 +1,197 @@
+"""The session's configuration: its defaults, what a client may change, and how a change is merged.
+
+A text server acts on instructions, tools, limits and truncation; what belongs to audio is checked, kept and echoed, never acted on.
+Source: openai-python 3.54.0 `RealtimeSessionCreateRequest`.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from sessions.generation import FunctionTool, ToolChoice, Truncation
+from sessions.wire_errors import BadEvent, from_validation_error
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+MAX_OUTPUT_TOKENS = 4096
+MAX_TOOLS = 128
+PCM_RATE_HZ = 24_000
+
+_DEFAULT_AUDIO: dict[str, Json] = {
+    "input": {
+        "format": {"type": "audio/pcm", "rate": PCM_RATE_HZ},
+        "transcription": None,
+        "noise_reduction": None,
+        "turn_detection": None,
+    },
+    "output": {"format": {"type": "audio/pcm", "rate": PCM_RATE_HZ}, "voice": "alloy", "speed": 1.0},
+}
+
+
+class AvatarOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an avatar asks for beyond OpenAI's protocol."""
+
+    segments: bool = False
+    cues: tuple[Literal["emotion", "gesture"], ...] = ()
+
+
+class ResumptionOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether events carry sequence numbers, so that the client can resume."""
+
+    enabled: bool = False
+
+
+class SessionConfig(Struct, frozen=True):
+    """The effective configuration. Fields from `audio` on are echoed only."""
+
+    model: str
+    instructions: str = ""
+    tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    max_output_tokens: int | Literal["inf"] = "inf"
+    truncation: Truncation = "auto"
+    avatar: AvatarOptions | None = None
+    resumption: ResumptionOptions | None = None
+    audio: dict[str, Json] = _DEFAULT_AUDIO
+    prompt: Json = None
+    tracing: Json = None
+    include: Json = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Json = None
+
+
+class SessionPatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """The `session` of a session.update: every field but `type` optional; a field that is present replaces, `audio` merges."""
+
+    type: str
+    instructions: str | None | UnsetType = UNSET
+    tools: tuple[FunctionTool, ...] | None | UnsetType = UNSET
+    tool_choice: ToolChoice | None | UnsetType = UNSET
+    max_output_tokens: int | Literal["inf"] | None | UnsetType = UNSET
+    truncation: Truncation | None | UnsetType = UNSET
+    output_modalities: tuple[Literal["text", "audio"], ...] | None | UnsetType = UNSET
+    avatar: AvatarOptions | None | UnsetType = UNSET
+    resumption: ResumptionOptions | None | UnsetType = UNSET
+    audio: dict[str, Json] | None | UnsetType = UNSET
+    prompt: Json | UnsetType = UNSET
+    tracing: Json | UnsetType = UNSET
+    include: Json | UnsetType = UNSET
+    parallel_tool_calls: bool | None | UnsetType = UNSET
+    reasoning: Json | UnsetType = UNSET
+    # Sent by @openai/agents-realtime and others with every update; the connection's own values stay.
+    model: str | None | UnsetType = UNSET
+    id: str | None | UnsetType = UNSET
+    object: str | None | UnsetType = UNSET
+    expires_at: Json | UnsetType = UNSET
+    client_secret: Json | UnsetType = UNSET
+
+
+_patch_decoder = msgspec.json.Decoder(SessionPatch)
+_config_decoder = msgspec.json.Decoder(SessionConfig)
+_encoder = msgspec.json.Encoder()
+
+
+def parse_session_patch(raw: bytes | msgspec.Raw) -> SessionPatch:
+    """The checked `session` object of a session.update or a client secret; `BadEvent` names the field that is wrong."""
+    try:
+        patch = _patch_decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise from_validation_error(error, prefix="session") from error
+    if patch.type != "realtime":
+        raise BadEvent(
+            "invalid_parameter", f"Session type {patch.type!r} is not served here; use 'realtime'.", "session.type"
+        )
+    check_max_output_tokens(patch.max_output_tokens, "session.max_output_tokens")
+    check_tools(patch.tools, "session.tools")
+    return patch
+
+
+def merge(config: SessionConfig, patch: SessionPatch) -> SessionConfig:
+    """The configuration after the change; null sets a field back to its default, `audio` is merged key by key, to any depth."""
+    defaults = SessionConfig(model=config.model)
+    changes: dict[str, object] = {}
+    for field in _MERGED_FIELDS:
+        value = getattr(patch, field)
+        if value is not UNSET:
+            changes[field] = getattr(defaults, field) if value is None else value
+    if patch.audio is not UNSET:
+        changes["audio"] = (
+            _DEFAULT_AUDIO if patch.audio is None else _with_served_rates(_deep_merge(config.audio, patch.audio))
+        )
+    return msgspec.structs.replace(config, **changes) if changes else config
+
+
+def encode_config(config: SessionConfig) -> bytes:
+    """The configuration as JSON, for the store."""
+    return _encoder.encode(config)
+
+
+def decode_config(data: bytes) -> SessionConfig:
+    """What `encode_config` wrote."""
+    return _config_decoder.decode(data)
+
+
+def check_max_output_tokens(value: int | str | None | UnsetType, param: str) -> None:
+    """`BadEvent` unless the value is "inf", absent, or within 1 to 4096, OpenAI's bounds."""
+    if not isinstance(value, int):
+        return
+    if value < 1:
+        raise BadEvent("integer_below_min_value", f"Expected a value of at least 1, got {value}.", param)
+    if value > MAX_OUTPUT_TOKENS:
+        raise BadEvent(
+            "integer_above_max_value", f"Expected a value of at most {MAX_OUTPUT_TOKENS}, got {value}.", param
+        )
+
+
+def check_tools(tools: tuple[FunctionTool, ...] | None | UnsetType, param: str) -> None:
+    """`BadEvent` when there are too many tools, a name twice, or a schema that is not an object."""
+    if not isinstance(tools, tuple):
+        return
+    if len(tools) > MAX_TOOLS:
+        raise BadEvent("invalid_value", f"At most {MAX_TOOLS} tools are served, got {len(tools)}.", param)
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        if not tool.name or tool.name in names:
+            raise BadEvent("invalid_value", "Tool names must be present and unique.", f"{param}[{index}].name")
+        if not bytes(tool.parameters).lstrip().startswith((b"{", b"null")):
+            raise BadEvent("invalid_type", "Expected a JSON schema object.", f"{param}[{index}].parameters")
+        names.add(tool.name)
+
+
+_MERGED_FIELDS = (
+    "instructions",
+    "tools",
+    "tool_choice",
+    "max_output_tokens",
+    "truncation",
+    "avatar",
+    "resumption",
+    "prompt",
+    "tracing",
+    "include",
+    "parallel_tool_calls",
+    "reasoning",
+)
+
+
+def _deep_merge(base: dict[str, Json], change: dict[str, Json]) -> dict[str, Json]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _deep_merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _with_served_rates(audio: dict[str, Json]) -> dict[str, Json]:
+    # Pipecat's types allow no rate but 24,000 for PCM: an echo of another would end its session.
+    return {name: _with_served_rate(direction) for name, direction in audio.items()}
+
+
+def _with_served_rate(direction: Json) -> Json:
+    if not isinstance(direction, dict):
+        return direction
+    found = direction.get("format")
+    if not isinstance(found, dict) or found.get("type") != "audio/pcm":
+        return direction
+    return {**direction, "format": {**found, "rate": PCM_RATE_HZ}}

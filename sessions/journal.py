@@ -1,0 +1,112 @@
+"""The node's journal: gathers what all sessions append and commits it in one round trip at a time.
+
+While one commit is in flight the next batch gathers, so that batches grow by themselves under load and a lone token waits one round trip.
+Nothing is delivered before its commit (write-ahead). A lost reply is retried: the store answers `dup` for what is already there.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from sessions.effects import Effects
+from sessions.errors import StoreUnavailable
+from sessions.records import encode_record
+from sessions.server_events import encode_event
+from sessions.store import Append, AppendStatus, Store, encode_placed
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_RETRY_S = 0.02
+_LAST_RETRY_S = 1.0
+
+
+class Subscriber(Protocol):
+    """The live session that appends: it learns what was committed, in order, and when it may not write any more."""
+
+    @property
+    def session_id(self) -> str:
+        """Whose journal it appends to."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of its claim."""
+
+    def committed(self, part: Append) -> None:
+        """This part is durable and its events may be delivered."""
+
+    def refused(self, status: AppendStatus) -> None:
+        """`fenced`: another owner has the session; `gap`: the store lost events. Nothing of the part is stored."""
+
+
+class Journal:
+    """Group commit over a store. `run` must be running for anything to be committed."""
+
+    def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        self._pending: dict[Subscriber, Append] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failure: str | None = None
+
+    def append(self, subscriber: Subscriber, first_sequence: int, effects: Effects) -> None:
+        """Queue one input's effects for the next commit; its events take the numbers from `first_sequence` on."""
+        part = self._pending.get(subscriber)
+        if part is None:
+            part = Append(subscriber.session_id, subscriber.epoch, first_sequence, self._now_ms(), [], [], {}, [])
+            self._pending[subscriber] = part
+            self._wake.set()
+            self._idle.clear()
+        part.events.extend(map(encode_event, effects.events))
+        if effects.records:
+            part.records.extend(map(encode_record, effects.records))
+        for item_id in effects.dropped_items:
+            part.saved_items.pop(item_id, None)
+            part.dropped_items.append(item_id)
+        for placed in effects.saved_items:
+            part.saved_items[placed.item.id] = encode_placed(placed)
+        if effects.state is not None:
+            part.config = effects.state
+
+    def failure(self) -> str | None:
+        """None while commits go through, else why they do not."""
+        return self._failure
+
+    async def flush(self) -> None:
+        """Return once everything appended so far is committed or refused."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit for ever; cancel it only after `flush`."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._pending = self._pending, {}
+            statuses = await self._commit(list(batch.values()))
+            for (subscriber, part), status in zip(batch.items(), statuses, strict=True):
+                if status == "ok" or status == "dup":
+                    subscriber.committed(part)
+                else:
+                    subscriber.refused(status)
+            if not self._pending:
+                self._idle.set()
+
+    async def _commit(self, parts: list[Append]) -> list[AppendStatus]:
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                statuses = await self._store.append(parts)
+            except StoreUnavailable as error:
+                if self._failure is None:
+                    _log.warning("journal.stalled", reason=str(error), num_sessions=len(parts))
+                self._failure = str(error)
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+            else:
+                if self._failure is not None:
+                    _log.info("journal.resumed", num_sessions=len(parts))
+                self._failure = None
+                return statuses

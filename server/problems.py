@@ -1,0 +1,91 @@
+"""HTTP errors as OpenAI's API words them: `{"error": {message, type, code, param}}`, plus an id to find the log line by. Never a trace."""
+
+import http
+import secrets
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+from msgspec import Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler
+
+from server.tokens import AuthError
+
+log = structlog.get_logger(__name__)
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 429: "rate_limit_exceeded"}
+
+
+class Problem(Struct, frozen=True):
+    """The body's `error`. `id` is also logged where someone may have to look."""
+
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+    id: str
+
+
+class _Body(Struct, frozen=True):
+    error: Problem
+
+
+def problem_response(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    id: str | None = None,
+) -> Response:
+    """An error response; its type follows from the status."""
+    problem = Problem(message, _type_of(status), code, param, id or new_problem_id())
+    all_headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}
+    return Response(msgspec.json.encode(_Body(problem)), status, all_headers, media_type="application/json")
+
+
+def auth_problem_response(error: AuthError) -> Response:
+    """The refusal of a credential or an origin."""
+    return problem_response(error.status, error.code, error.message, headers=error.headers)
+
+
+def new_problem_id() -> str:
+    """An id that a user can quote and an operator can find in the log."""
+    return f"err_{secrets.token_hex(12)}"
+
+
+def _type_of(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+async def _on_auth_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AuthError)
+    return auth_problem_response(error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = http.HTTPStatus(error.status_code).phrase
+    code = _CODES.get(error.status_code, "server_error" if error.status_code >= 500 else "invalid_request")
+    # Starlette's detail may quote the request; the status says enough.
+    return problem_response(error.status_code, code, f"{phrase}.", headers=error.headers)
+
+
+async def _on_exception(request: Request, error: Exception) -> Response:
+    problem_id = new_problem_id()
+    log.error("request_failed", error_id=problem_id, method=request.method, path=request.url.path, exc_info=error)
+    return problem_response(500, "server_error", "The server had an error.", id=problem_id)
+
+
+# For Starlette's `exception_handlers`.
+EXCEPTION_HANDLERS: Mapping[object, ExceptionHandler] = {
+    AuthError: _on_auth_error,
+    HTTPException: _on_http_exception,
+    Exception: _on_exception,
+}

@@ -113,6 +113,9 @@ class Store(Protocol):
     ) -> None:
         """Close every connection."""
 
+    async def ping(self) -> None:
+        """Return when the store answers."""
+
     async def create(self, meta: SessionMeta, owner: str) -> int:
         """Create the session, owned by `owner`; its epoch, 1. The first sequence number is 1."""
 

@@ -1,0 +1,389 @@
+"""The store on Redis: sessions spread over shards, every change one script, every connection used by one call at a time.
+
+What is acknowledged is on Redis's disk (`appendfsync always`), which is checked at start. Scripts are in `redis_scripts`. Nothing here
+retries: a call whose reply is lost raises `StoreUnavailable`, and the caller repeats what it knows to be repeatable.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import math
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+import hiredis
+import msgspec
+import structlog
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from sessions import redis_scripts
+from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
+from sessions.store import (
+    Append,
+    AppendStatus,
+    Delivery,
+    JournalEntry,
+    LoadedSession,
+    OutboxLag,
+    PlacedItem,
+    SessionMeta,
+)
+
+_log = structlog.get_logger(__name__)
+
+_STATUS: dict[int, AppendStatus] = {ord("o"): "ok", ord("d"): "dup", ord("g"): "gap", ord("f"): "fenced"}
+_GROUP = "writer"
+_NUM_SPARE_LINES = 4
+_DURABLE = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "maxmemory-policy": "noeviction",
+}
+
+_Command = tuple[str | bytes | int, ...]
+
+_pack_header = msgspec.msgpack.Encoder().encode
+_encode_meta = msgspec.json.Encoder().encode
+_decode_meta = msgspec.json.Decoder(SessionMeta).decode
+_decode_item = msgspec.json.Decoder(PlacedItem).decode
+
+
+class StoreNotDurable(SessionError):
+    """Redis may lose what it acknowledges. `settings` are the wrong ones and their values."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.settings = dict(settings)
+        wrong = ", ".join(f"{name} is {value!r} (must be {_DURABLE[name]!r})" for name, value in settings.items())
+        super().__init__(f"Redis would lose acknowledged data: {wrong}")
+
+
+class _Script:
+    """A Lua script and the digest under which Redis knows it."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+_APPEND = _Script(redis_scripts.APPEND)
+_CREATE = _Script(redis_scripts.CREATE)
+_CLAIM = _Script(redis_scripts.CLAIM)
+_TRIM = _Script(redis_scripts.TRIM)
+_RECLAIM = _Script(redis_scripts.RECLAIM)
+_BURY = _Script(redis_scripts.BURY)
+
+
+class _Line:
+    """One connection, opened when first needed, used by one call at a time.
+
+    A call that is cut short, by its time or by cancellation, drops the connection: its reply may still come, and nobody else may read it.
+    """
+
+    def __init__(self, connection: AbstractConnection, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._turn = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connection once the call in progress is over."""
+        async with self._turn:
+            # A Redis that hangs cannot keep us: the socket is closed anyway.
+            with suppress(RedisError):
+                await self._connection.disconnect()
+
+    async def ask(self, *commands: _Command, wait_s: float = 0.0) -> list[Any]:
+        """The replies to these commands, sent at once; raises the first that is an error. `wait_s` is how long Redis itself may wait."""
+        # hiredis' stub means a tuple of any length.
+        packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(self._timeout_s + wait_s), self._turn:
+                replies = await self._exchange(packed)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+        for reply in replies:
+            if isinstance(reply, NoScriptError):
+                raise reply
+            if isinstance(reply, ResponseError):
+                raise StoreUnavailable(f"Redis refused: {reply}") from reply
+        return replies
+
+    async def run(self, script: _Script, *calls: _Command) -> list[Any]:
+        """The script's reply to each call: the key first, then the arguments."""
+        commands = [("EVALSHA", script.digest, 1, *call) for call in calls]
+        try:
+            return await self.ask(*commands)
+        except NoScriptError:
+            # A new Redis, or SCRIPT FLUSH. None of the calls ran.
+            await self.ask(("SCRIPT", "LOAD", script.source))
+            try:
+                return await self.ask(*commands)
+            except NoScriptError as error:
+                raise StoreUnavailable("Redis does not keep scripts") from error
+
+    async def _exchange(self, packed: list[bytes]) -> list[Any]:
+        connection = self._connection
+        try:
+            await connection.send_packed_command(packed, check_health=False)
+            return [await self._read() for _ in packed]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
+    async def _read(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except ResponseError as error:
+            # Only this command failed; the replies of the others follow.
+            return error
+
+
+class RedisStore:
+    """`sessions.store.Store` on one Redis, its keys spread over `num_shards` hash tags.
+
+    `production` refuses a Redis that may lose what it acknowledged (`StoreNotDurable`); otherwise that is logged. Every call answers within
+    `timeout_s` or raises `StoreUnavailable`. A session that was trimmed for good is forgotten after `retention_s` without a change.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        num_shards: int = 1,
+        production: bool = False,
+        retention_s: float = 7 * 86_400,
+        timeout_s: float = 2.0,
+    ) -> None:
+        self._outboxes = [f"fl:{{{shard}}}:outbox" for shard in range(num_shards)]
+        self._production = production
+        self._timeout_s = timeout_s
+        self._retention_ms = max(1, int(retention_s * 1000))
+        # Only makes connections: a lost reply must not be repeated behind our back, and the time limit is ours (`_Line`).
+        pool = ConnectionPool.from_url(
+            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None, socket_connect_timeout=timeout_s
+        )
+        connections: list[AbstractConnection] = [
+            pool.make_connection()  # type: ignore[no-untyped-call]
+            for _ in range(2 + _NUM_SPARE_LINES)
+        ]
+        self._lines = [_Line(connection, timeout_s) for connection in connections]
+        self._append_line, self._take_line, *spare_lines = self._lines
+        self._spare_lines: asyncio.LifoQueue[_Line] = asyncio.LifoQueue()
+        for line in spare_lines:
+            self._spare_lines.put_nowait(line)
+        self._next_shard = itertools.cycle(range(num_shards))
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._check_durable()
+            await self._create_groups()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def ping(self) -> None:
+        await self._ask(("PING",))
+
+    async def create(self, meta: SessionMeta, owner: str) -> int:
+        epoch = await self._run(_CREATE, meta.session_id, meta.session_id, owner, _encode_meta(meta))
+        if epoch is None:
+            raise SessionError(f"session {meta.session_id} exists already")
+        return int(epoch)
+
+    async def claim(self, session_id: str, owner: str) -> LoadedSession:
+        reply = await self._run(_CLAIM, session_id, session_id, owner)
+        if reply is None:
+            raise SessionNotFound(session_id)
+        state, items = (dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply)
+        return LoadedSession(
+            meta=_decode_meta(state[b"meta"]),
+            epoch=int(state[b"epoch"]),
+            next_sequence=int(state[b"next"]),
+            archived_sequence=int(state[b"archived"]),
+            config=state.get(b"config", b""),
+            items=tuple(sorted(map(_decode_item, items.values()), key=lambda placed: (placed.rank, placed.item.id))),
+        )
+
+    async def append(self, batch: Sequence[Append]) -> list[AppendStatus]:
+        if not batch:
+            return []
+        if len(self._outboxes) == 1:
+            (reply,) = await self._append_line.run(_APPEND, _append_call(self._outboxes[0], batch))
+            return [_STATUS[status] for status in reply]
+        shards: dict[str, list[int]] = {}
+        for index, part in enumerate(batch):
+            shards.setdefault(self._outbox(part.session_id), []).append(index)
+        calls = [_append_call(outbox, [batch[index] for index in indexes]) for outbox, indexes in shards.items()]
+        replies = await self._append_line.run(_APPEND, *calls)
+        statuses = {
+            index: _STATUS[status]
+            for indexes, reply in zip(shards.values(), replies, strict=True)
+            for index, status in zip(indexes, reply, strict=True)
+        }
+        return [statuses[index] for index in range(len(batch))]
+
+    async def journal(self, session_id: str, after: int, limit: int) -> list[JournalEntry]:
+        key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:journal"
+        # An entry's id is its last sequence number, so that one cut by `after` is found.
+        (entries,) = await self._ask(("XRANGE", key, f"{after + 1}-0", "+", "COUNT", limit))
+        return [
+            JournalEntry(int(first), int(at_ms), tuple(events.split(b"\n")))
+            for _, (_, first, _, at_ms, _, events) in entries
+        ]
+
+    async def trim(self, session_id: str, archived_sequence: int, *, final: bool) -> None:
+        retention_ms = self._retention_ms if final else ""
+        await self._run(_TRIM, session_id, session_id, archived_sequence, retention_ms)
+
+    async def enqueue(self, records: Sequence[bytes]) -> None:
+        if not records:
+            return
+        outbox = self._outboxes[next(self._next_shard)]
+        commands = [("XADD", outbox, "*", "record", record) for record in records]
+        await self._ask(("MULTI",), *commands, ("EXEC",))
+
+    async def take(self, consumer: str, limit: int, wait_s: float) -> list[Delivery]:
+        """As the protocol says; with several shards, at least one of each that has any. One call at a time."""
+        num_each = max(1, limit // len(self._outboxes))
+        # BLOCK 0 would be for ever.
+        block: _Command = ("BLOCK", max(1, math.ceil(wait_s * 1000))) if wait_s > 0 else ()
+        streams = (*self._outboxes, *itertools.repeat(">", len(self._outboxes)))
+        command = ("XREADGROUP", "GROUP", _GROUP, consumer, "COUNT", num_each, *block, "STREAMS", *streams)
+        try:
+            (reply,) = await self._take_line.ask(command, wait_s=max(0.0, wait_s))
+        except StoreUnavailable as error:
+            if "NOGROUP" in str(error):
+                # An empty Redis has taken the place of the one we opened; the next call finds its groups.
+                await self._create_groups()
+            raise
+        return [
+            Delivery(f"{key.decode()}/{entry_id.decode()}", record, 1)
+            for key, entries in reply or ()
+            for entry_id, (_, record) in entries
+        ]
+
+    async def reclaim(self, consumer: str, limit: int, min_idle_s: float) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        for outbox in self._outboxes:
+            if len(deliveries) < limit:
+                num_wanted = limit - len(deliveries)
+                call = (outbox, consumer, int(min_idle_s * 1000), num_wanted)
+                async with self._line() as line:
+                    (taken,) = await line.run(_RECLAIM, call)
+                deliveries += [Delivery(f"{outbox}/{i.decode()}", record, num) for i, record, num in taken]
+        return deliveries
+
+    async def acknowledge(self, receipts: Sequence[str]) -> None:
+        if not receipts:
+            return
+        ids: dict[str, list[str]] = {}
+        for receipt in receipts:
+            outbox, _, entry_id = receipt.partition("/")
+            ids.setdefault(outbox, []).append(entry_id)
+        # Acknowledged and deleted together: the stream holds only what is not stored yet, which `lag` counts.
+        await self._ask(
+            *itertools.chain.from_iterable(
+                (("MULTI",), ("XACK", outbox, _GROUP, *entry_ids), ("XDEL", outbox, *entry_ids), ("EXEC",))
+                for outbox, entry_ids in ids.items()
+            )
+        )
+
+    async def bury(self, delivery: Delivery, error: str) -> None:
+        outbox, _, entry_id = delivery.receipt.partition("/")
+        async with self._line() as line:
+            await line.run(_BURY, (outbox, entry_id, delivery.record, delivery.num_deliveries, error))
+
+    async def lag(self) -> OutboxLag:
+        commands: list[_Command] = [("TIME",)]
+        for outbox in self._outboxes:
+            dead = outbox.removesuffix("outbox") + "dead"
+            commands += [("XLEN", outbox), ("XRANGE", outbox, "-", "+", "COUNT", 1), ("XLEN", dead)]
+        (seconds, microseconds), *replies = await self._ask(*commands)
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        oldest_ms = min((int(entries[0][0].partition(b"-")[0]) for entries in replies[1::3] if entries), default=now_ms)
+        return OutboxLag(pending=sum(replies[::3]), oldest_s=max(0, now_ms - oldest_ms) / 1000, dead=sum(replies[2::3]))
+
+    def _outbox(self, session_id: str) -> str:
+        return self._outboxes[zlib.crc32(session_id.encode()) % len(self._outboxes)]
+
+    @asynccontextmanager
+    async def _line(self) -> AsyncIterator[_Line]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                line = await self._spare_lines.get()
+        except TimeoutError as error:
+            raise StoreUnavailable("Redis does not answer: every connection waits for it") from error
+        try:
+            yield line
+        finally:
+            self._spare_lines.put_nowait(line)
+
+    async def _ask(self, *commands: _Command) -> list[Any]:
+        async with self._line() as line:
+            return await line.ask(*commands)
+
+    async def _run(self, script: _Script, session_id: str, *arguments: str | bytes | int) -> Any:
+        async with self._line() as line:
+            (reply,) = await line.run(script, (self._outbox(session_id), *arguments))
+            return reply
+
+    async def _check_durable(self) -> None:
+        try:
+            replies = await self._ask(*(("CONFIG", "GET", name) for name in _DURABLE))
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, ResponseError):
+                raise
+            # Managed Redis hides CONFIG: what it promises must be read in its contract.
+            _log.warning("redis.durability_unknown", reason=str(error))
+            return
+        found = {name: reply[1].decode() for name, reply in zip(_DURABLE, replies, strict=True) if reply}
+        wrong = {name: found.get(name, "") for name in _DURABLE if found.get(name) != _DURABLE[name]}
+        if not wrong:
+            return
+        if self._production:
+            raise StoreNotDurable(wrong)
+        _log.warning("redis.not_durable", settings=wrong)
+
+    async def _create_groups(self) -> None:
+        for outbox in self._outboxes:
+            try:
+                await self._ask(("XGROUP", "CREATE", outbox, _GROUP, "0", "MKSTREAM"))
+            except StoreUnavailable as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def _close(self) -> None:
+        for line in self._lines:
+            await line.close()
+
+
+def _append_call(outbox: str, batch: Sequence[Append]) -> _Command:
+    """The key and arguments of `redis_scripts.APPEND`; the live path: kept flat, and short for a session with events only."""
+    header: list[object] = []
+    blobs: list[bytes] = []
+    for part in batch:
+        first = part.first_sequence
+        last = first + len(part.events) - 1
+        blobs.append(b"\n".join(part.events))
+        if part.records or part.saved_items or part.dropped_items or part.config is not None:
+            extras = (len(part.records), part.dropped_items, tuple(part.saved_items), part.config is not None)
+            blobs += part.records
+            blobs += part.saved_items.values()
+            if part.config is not None:
+                blobs.append(part.config)
+            header += (part.session_id, part.epoch, first, last, part.at_ms, extras)
+        else:
+            header += (part.session_id, part.epoch, first, last, part.at_ms, False)
+    return (outbox, _pack_header(header), *blobs)

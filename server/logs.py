@@ -75,15 +75,28 @@ def _clean_value(value: object) -> object:
             return clean(str(value))
 
 
-class RejectionFilter(logging.Filter):
-    """Drops what uvicorn's WebSocket protocols say of every refused handshake, at ERROR or INFO, with the whole URL in it."""
+class ClientMistakeFilter(logging.Filter):
+    """Drops what uvicorn and websockets say, partly at ERROR with a trace, of clients that are refused, leave or break the protocol.
 
-    _LINES = ("connection rejected", "connection open", "connection closed", "opening handshake failed", "WebSocket %s")
+    Such lines hold whole URLs, need nobody to act, and cost a flooder nothing to cause. Our own events count them.
+    """
+
+    _STARTS = (
+        "connection rejected",
+        "connection open",
+        "connection closed",
+        "opening handshake failed",
+        "parser failed",
+        "Invalid UTF-8 sequence",
+        "Invalid HTTP request",
+        "Unsupported upgrade request",
+        "ASGI callable returned without completing handshake",
+        '%s - "WebSocket',
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to keep the line."""
-        text = str(record.msg)
-        return not any(line in text for line in self._LINES)
+        return not str(record.msg).startswith(self._STARTS)
 
 
 def configure_logs(
@@ -128,8 +141,9 @@ def configure_logs(
 def _hand_over(logger: logging.Logger) -> None:
     logger.handlers.clear()
     logger.propagate = True
-    logger.setLevel(logging.NOTSET)
+    # Never below INFO, whatever FLUEMAN_LOG_LEVEL says: at DEBUG websockets logs every frame and every header.
+    logger.setLevel(max(logging.INFO, logging.getLogger().level))
     if logger.name == "uvicorn.access":
         logger.disabled = True  # the server logs requests itself, without query strings
-    if not any(isinstance(known, RejectionFilter) for known in logger.filters):
-        logger.addFilter(RejectionFilter())
+    if not any(isinstance(known, ClientMistakeFilter) for known in logger.filters):
+        logger.addFilter(ClientMistakeFilter())

@@ -488,3 +488,20 @@ def _kept_key(path: Path) -> str:
     if len(key) < MIN_SECRET_BYTES:
         raise SettingsError([Problem(variable("data_dir"), f"{path} is damaged; delete it to have a new key made")])
     return key
+
+
+def env_example() -> str:
+    """The text of `.env.example`: each variable with its default, commented out, and one line about it."""
+    lines = [
+        "# Flueman's settings. Copy to .env and uncomment what you change; the environment wins over .env. Unknown FLUEMAN_* are refused."
+    ]
+    for name, field in Settings.model_fields.items():
+        lines.append(f"\n# {field.description}\n# {variable(name)}={_shown_default(field)}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _shown_default(field: FieldInfo) -> str:
+    default = field.default
+    if field.default_factory is not None or default is None or default == () or default == DEMO_MODEL:
+        return ""
+    return f"{default:g}" if isinstance(default, float) else str(default)

@@ -1,0 +1,136 @@
+"""The command line: `flueman serve | write | migrate | token`. Reads the settings, does one thing, says clearly what is wrong."""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from server.settings import Settings, SettingsError, load_settings
+
+EXIT_FAILED = 1
+EXIT_BAD_SETTINGS = 2
+
+_EPILOG = """\
+Settings are FLUEMAN_* variables, in the environment or in .env; .env.example lists them all. With none set, `flueman serve` keeps
+everything under ./var: SQLite for sessions and tables, a folder for the archive, the shipped demo model on the CPU.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status: 0 done, 1 failed, 2 bad settings or arguments."""
+    parsed = _parser().parse_args(arguments)
+    overrides = {name: getattr(parsed, name, None) for name in ("host", "port", "workers")}
+    try:
+        settings = load_settings(**overrides)
+    except SettingsError as error:
+        print(f"These settings are wrong (see .env.example):\n{error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    command: Callable[[Settings, argparse.Namespace], int] = parsed.command
+    return command(settings, parsed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flueman",
+        description="The server behind a digital human.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve HTTP and WebSockets until SIGTERM", description=_serve.__doc__)
+    serve.add_argument("--host", help="address to listen on (FLUEMAN_HOST, default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (FLUEMAN_PORT, default 8000)")
+    serve.add_argument("--workers", type=int, help="server processes (FLUEMAN_WORKERS, default 1)")
+    serve.set_defaults(command=_serve)
+
+    write = commands.add_parser(
+        "write", help="run the writer alone: outbox to database and archive", description=_write.__doc__
+    )
+    write.set_defaults(command=_write)
+
+    migrate = commands.add_parser(
+        "migrate", help="bring the database to the newest schema", description=_migrate.__doc__
+    )
+    migrate.set_defaults(command=_migrate)
+
+    token = commands.add_parser("token", help="print an access token", description=_token.__doc__)
+    token.add_argument("--sub", required=True, metavar="NAME", help="the user it speaks for")
+    token.add_argument("--role", choices=("user", "support", "admin"), default="user", help="default user")
+    token.add_argument("--ttl-s", type=int, default=3_600, metavar="SECONDS", help="life in seconds, default 3600")
+    token.add_argument("--client", default="default", metavar="NAME", help="the digital human it speaks to")
+    token.add_argument("--scope", action="append", default=[], metavar="NAME", help="a scope; may be repeated")
+    token.set_defaults(command=_token)
+    return parser
+
+
+def _serve(settings: Settings, _: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT. In development the database is migrated first."""
+    from server.serve import CannotListen, run
+
+    if not settings.is_production and (status := _migrate(settings, _)) != 0:
+        return status
+    try:
+        run(settings)
+    except CannotListen as error:
+        print(f"flueman: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _write(settings: Settings, _: argparse.Namespace) -> int:
+    """Take records from the outbox to the database and the archive, until SIGTERM. Any number of writers may run."""
+    from server.logs import configure_logs
+    from server.wiring import run_writer
+
+    configure_logs(level=settings.log_level, format=settings.log_format)
+    asyncio.run(run_writer(settings))
+    return 0
+
+
+def _migrate(settings: Settings, _: argparse.Namespace) -> int:
+    """Bring the database to the newest schema. The previous release can go on running."""
+    from server.wiring import run_migrations
+
+    run_migrations(settings)
+    return 0
+
+
+def _token(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print an access token, signed with FLUEMAN_JWT_SECRET (in development the key kept in the data folder)."""
+    from server.tokens import AuthError, claimed_name, mint
+
+    if settings.jwt_secret is None:
+        print(
+            "flueman: there is no FLUEMAN_JWT_SECRET to sign with; tokens come from the issuer of FLUEMAN_JWKS_URL",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    if not 1 <= arguments.ttl_s <= settings.jwt_max_ttl_s:
+        print(f"flueman: --ttl-s must be 1 to {settings.jwt_max_ttl_s:.0f} (FLUEMAN_JWT_MAX_TTL_S)", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    try:
+        claimed_name({"--sub": arguments.sub}, "--sub")
+        claimed_name({"--client": arguments.client}, "--client")
+    except AuthError as error:
+        print(f"flueman: {error.message}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    print(
+        mint(
+            settings.jwt_secret.get_secret_value().encode(),
+            subject=arguments.sub,
+            role=arguments.role,
+            client_id=arguments.client,
+            scopes=frozenset(arguments.scope),
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            now=time.time(),
+            ttl_s=arguments.ttl_s,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

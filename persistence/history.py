@@ -1,0 +1,184 @@
+"""Reads what the writer stored: a session with its turns and predictions, and its archived events as they were sent."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+from sqlalchemy import select
+
+from persistence.archive import Archive
+from persistence.database import Database
+from persistence.errors import ArchiveDamaged
+from persistence.part import JournalEvent, digest, unpack
+from persistence.rows import milliseconds, unquoted
+from persistence.tables import archives, predictions, sessions, turns
+
+
+class StoredSession(Struct, frozen=True):
+    """A session's row. Times are milliseconds since the epoch, UTC."""
+
+    session_id: str
+    user_id: str
+    client_id: str
+    model: str
+    status: str
+    created_ms: int
+    updated_ms: int
+    ended_ms: int | None
+
+
+class StoredTurn(Struct, frozen=True):
+    """A user's message."""
+
+    turn_id: str
+    number: int
+    item_id: str
+    text: str
+    created_ms: int
+
+
+class StoredPrediction(Struct, frozen=True):
+    """One answer. `output` and `request` are JSON documents, as they were encoded up to what the database's JSON type changes."""
+
+    response_id: str
+    turn_id: str | None
+    model: str
+    model_version: str
+    status: str
+    status_reason: str | None
+    text: str
+    output: str
+    request: str
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    created_ms: int
+    first_token_ms: int | None
+    done_ms: int
+    error: str | None
+
+
+class StoredDialogue(Struct, frozen=True):
+    """A session, its turns by number, its predictions by time."""
+
+    session: StoredSession
+    turns: tuple[StoredTurn, ...]
+    predictions: tuple[StoredPrediction, ...]
+
+
+class _Part(Struct, frozen=True):
+    first_sequence: int
+    last_sequence: int
+    object_key: str
+    sha256: str
+
+
+async def load_dialogue(database: Database, session_id: str) -> StoredDialogue | None:
+    """All that the tables know of a session; None when they do not know it (yet). What is only a stub is left out."""
+    async with database.snapshot() as connection:
+        session = (
+            await connection.execute(
+                select(sessions).where(sessions.c.session_id == session_id, sessions.c.sequence >= 0)
+            )
+        ).one_or_none()
+        turn_rows = await connection.execute(
+            select(turns).where(turns.c.session_id == session_id, turns.c.number.is_not(None)).order_by(turns.c.number)
+        )
+        prediction_rows = await connection.execute(
+            select(predictions)
+            .where(predictions.c.session_id == session_id)
+            .order_by(predictions.c.created_at, predictions.c.response_id)
+        )
+    if session is None:
+        return None
+    return StoredDialogue(
+        session=StoredSession(
+            session_id=session.session_id,
+            user_id=session.user_id,
+            client_id=session.client_id,
+            model=session.model,
+            status=session.status,
+            created_ms=milliseconds(session.created_at),
+            updated_ms=milliseconds(session.updated_at),
+            ended_ms=None if session.ended_at is None else milliseconds(session.ended_at),
+        ),
+        turns=tuple(
+            StoredTurn(
+                turn_id=row.turn_id,
+                number=row.number,
+                item_id=row.item_id,
+                text=row.text,
+                created_ms=milliseconds(row.created_at),
+            )
+            for row in turn_rows
+        ),
+        predictions=tuple(
+            StoredPrediction(
+                response_id=row.response_id,
+                turn_id=row.turn_id,
+                model=row.model,
+                model_version=row.model_version,
+                status=row.status,
+                status_reason=row.status_reason,
+                text=row.text,
+                output=unquoted(row.output),
+                request=unquoted(row.request),
+                input_tokens=row.input_tokens,
+                output_tokens=row.output_tokens,
+                cached_tokens=row.cached_tokens,
+                created_ms=milliseconds(row.created_at),
+                first_token_ms=None if row.first_token_at is None else milliseconds(row.first_token_at),
+                done_ms=milliseconds(row.done_at),
+                error=row.error,
+            )
+            for row in prediction_rows
+        ),
+    )
+
+
+async def archived_sequence(database: Database, session_id: str) -> int:
+    """The number of the last event that the archive is known to hold; 0 when none."""
+    parts = await _stored_parts(database, session_id)
+    return parts[-1].last_sequence if parts else 0
+
+
+async def archived_events(
+    database: Database, archive: Archive, session_id: str, *, after: int = 0
+) -> AsyncIterator[JournalEvent]:
+    """The archived events numbered above `after`, in order, byte for byte as they were journaled.
+
+    `ArchiveDamaged` when an object is missing, is not what was stored, or leaves a gap; `ArchiveUnavailable` when it cannot be read now.
+    """
+    expected: int | None = None
+    for part in await _stored_parts(database, session_id):
+        if expected is not None and part.first_sequence != expected:
+            raise ArchiveDamaged(part.object_key, f"begins with event {part.first_sequence}, not {expected}")
+        expected = part.last_sequence + 1
+        if part.last_sequence <= after:
+            continue
+        for event in await _open_part(archive, part):
+            if event.sequence > after:
+                yield event
+
+
+async def _stored_parts(database: Database, session_id: str) -> list[_Part]:
+    query = (
+        select(archives.c.first_sequence, archives.c.last_sequence, archives.c.object_key, archives.c.sha256)
+        .where(archives.c.session_id == session_id, archives.c.stored_at.is_not(None))
+        .order_by(archives.c.first_sequence)
+    )
+    async with database.snapshot() as connection:
+        return [_Part(*row) for row in await connection.execute(query)]
+
+
+async def _open_part(archive: Archive, part: _Part) -> list[JournalEvent]:
+    data = await archive.get(part.object_key)
+    if digest(data) != part.sha256:
+        raise ArchiveDamaged(part.object_key, "its checksum is not the one that was stored")
+    try:
+        events = await asyncio.to_thread(lambda: list(unpack(data)))
+    except ValueError as error:
+        raise ArchiveDamaged(part.object_key, str(error)) from error
+    if [event.sequence for event in events] != list(range(part.first_sequence, part.last_sequence + 1)):
+        raise ArchiveDamaged(part.object_key, "its events are not the ones that were stored")
+    return events

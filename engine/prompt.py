@@ -157,7 +157,8 @@ class PromptEncoder:
         fixed, *costs = (len(self._ids(piece, None)) for piece in pieces)
         if not isinstance(prompt.truncation, RetentionRatio):
             excess = fixed + sum(costs) - limit
-            return next((n for n, cost in enumerate(accumulate(costs), 1) if cost >= excess), len(costs) - 1)
+            num_turns = sum(dropped < excess for dropped in accumulate(costs)) + 1
+            return min(num_turns, len(costs) - 1)
         # Played from the start, so that the same turns go at the next prompt too and the prefix cache lasts until the next cut.
         keep, first, total = prompt.truncation.retention_ratio * limit, 0, fixed
         for number, cost in enumerate(costs):
@@ -276,7 +277,10 @@ class _Guard:
         self._token = re.compile(f"(?=(?:{_any_of(tokens)}))(.)", re.DOTALL) if tokens else None
 
     def __call__(self, text: str) -> str:
-        if not any(first in text for first in self._firsts):  # nearly every text; far cheaper than the search
+        for first in self._firsts:
+            if first in text:
+                break
+        else:  # nearly every text; far cheaper than the search
             return text
         text = text.replace(_GUARD, "\ufffd").replace(_MARK, "\ufffd")
         return self._token.sub(rf"\1{_GUARD}", text) if self._token else text

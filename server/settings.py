@@ -7,7 +7,6 @@ every bad variable at once, without its value.
 import difflib
 import json
 import os
-import secrets
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,8 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from server.development_key import kept_key
 
 PREFIX = "FLUEMAN_"
 TEST_PREFIX = "FLUEMAN_TEST_"  # read by the tests alone
@@ -458,50 +459,15 @@ def _with_development_keys(settings: Settings) -> Settings:
     ]
     if not needs:
         return settings
-    key = SecretStr(_kept_key(settings.data_dir / "jwt_secret"))
-    return settings.model_copy(update=dict.fromkeys(needs, key))
-
-
-def _kept_key(path: Path) -> str:
-    """The key in that file, made at the first call; whole or not there at all, also when several processes start at once."""
+    path = settings.data_dir / "jwt_secret"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
-        path.chmod(0o600)
-        key = path.read_text().strip()
+        key = SecretStr(kept_key(path))
     except OSError as error:
         raise SettingsError(
             [Problem(variable("data_dir"), f"cannot keep the development key there: {error.strerror}")]
         ) from error
-    if len(key) < MIN_SECRET_BYTES:
-        raise SettingsError([Problem(variable("data_dir"), f"{path} is damaged; delete it to have a new key made")])
-    return key
-
-
-def env_example() -> str:
-    """The text of `.env.example`: each variable with its default, commented out, and one line about it."""
-    lines = [
-        "# Flueman's settings. Copy to .env and uncomment what you change; the environment wins over .env. Unknown FLUEMAN_* are refused."
-    ]
-    for name, field in Settings.model_fields.items():
-        lines.append(f"\n# {field.description}\n# {variable(name)}={_shown_default(field)}".rstrip())
-    return "\n".join(lines) + "\n"
-
-
-def _shown_default(field: FieldInfo) -> str:
-    default = field.default
-    if field.default_factory is not None or default is None or default == () or default == DEMO_MODEL:
-        return ""
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    except ValueError as error:
+        raise SettingsError(
+            [Problem(variable("data_dir"), f"{path} is damaged; delete it to have a new key made")]
+        ) from error
+    return settings.model_copy(update=dict.fromkeys(needs, key))

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from sessions.config import Json
+from sessions.config import NULL, Json
 from sessions.generation import FunctionTool, ToolChoice
 from sessions.items import ItemStatus, Role
 from sessions.wire_errors import BadEvent, from_validation_error
@@ -77,10 +77,10 @@ class ResponseParams(Struct, frozen=True, forbid_unknown_fields=True):
     max_output_tokens: int | Literal["inf"] | None = None
     metadata: dict[str, str] | None = None
     output_modalities: tuple[Literal["text", "audio"], ...] | None = None
-    audio: Json = None
+    audio: Json = NULL
     parallel_tool_calls: bool | None = None
-    prompt: Json = None
-    reasoning: Json = None
+    prompt: Json = NULL
+    reasoning: Json = NULL
 
 
 class _ClientEvent(Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):

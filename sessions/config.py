@@ -7,26 +7,32 @@ Source: openai-python 3.54.0 `RealtimeSessionCreateRequest`.
 from typing import Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sessions.generation import FunctionTool, ToolChoice, Truncation
 from sessions.wire_errors import BadEvent, from_validation_error
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+# A value that is kept and echoed as the client wrote it.
+Json = Raw
+NULL = Raw(b"null")
 
 MAX_OUTPUT_TOKENS = 4096
 MAX_TOOLS = 128
 PCM_RATE_HZ = 24_000
 
-_DEFAULT_AUDIO: dict[str, Json] = {
-    "input": {
-        "format": {"type": "audio/pcm", "rate": PCM_RATE_HZ},
-        "transcription": None,
-        "noise_reduction": None,
-        "turn_detection": None,
-    },
-    "output": {"format": {"type": "audio/pcm", "rate": PCM_RATE_HZ}, "voice": "alloy", "speed": 1.0},
-}
+_DEFAULT_AUDIO = Raw(
+    msgspec.json.encode(
+        {
+            "input": {
+                "format": {"type": "audio/pcm", "rate": PCM_RATE_HZ},
+                "transcription": None,
+                "noise_reduction": None,
+                "turn_detection": None,
+            },
+            "output": {"format": {"type": "audio/pcm", "rate": PCM_RATE_HZ}, "voice": "alloy", "speed": 1.0},
+        }
+    )
+)
 
 
 class AvatarOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,12 +59,12 @@ class SessionConfig(Struct, frozen=True):
     truncation: Truncation = "auto"
     avatar: AvatarOptions | None = None
     resumption: ResumptionOptions | None = None
-    audio: dict[str, Json] = _DEFAULT_AUDIO
-    prompt: Json = None
-    tracing: Json = None
-    include: Json = None
+    audio: Json = _DEFAULT_AUDIO
+    prompt: Json = NULL
+    tracing: Json = NULL
+    include: Json = NULL
     parallel_tool_calls: bool | None = None
-    reasoning: Json = None
+    reasoning: Json = NULL
 
 
 class SessionPatch(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +79,7 @@ class SessionPatch(Struct, frozen=True, forbid_unknown_fields=True):
     output_modalities: tuple[Literal["text", "audio"], ...] | None | UnsetType = UNSET
     avatar: AvatarOptions | None | UnsetType = UNSET
     resumption: ResumptionOptions | None | UnsetType = UNSET
-    audio: dict[str, Json] | None | UnsetType = UNSET
+    audio: Json | UnsetType = UNSET
     prompt: Json | UnsetType = UNSET
     tracing: Json | UnsetType = UNSET
     include: Json | UnsetType = UNSET
@@ -104,6 +110,8 @@ def parse_session_patch(raw: bytes | msgspec.Raw) -> SessionPatch:
         )
     check_max_output_tokens(patch.max_output_tokens, "session.max_output_tokens")
     check_tools(patch.tools, "session.tools")
+    if isinstance(patch.audio, Raw) and bytes(patch.audio)[:1] not in (b"{", b"n"):
+        raise BadEvent("invalid_type", "Invalid type for 'session.audio': expected an object.", "session.audio")
     return patch
 
 
@@ -114,11 +122,9 @@ def merge(config: SessionConfig, patch: SessionPatch) -> SessionConfig:
     for field in _MERGED_FIELDS:
         value = getattr(patch, field)
         if value is not UNSET:
-            changes[field] = getattr(defaults, field) if value is None else value
-    if patch.audio is not UNSET:
-        changes["audio"] = (
-            _DEFAULT_AUDIO if patch.audio is None else _with_served_rates(_deep_merge(config.audio, patch.audio))
-        )
+            changes[field] = getattr(defaults, field) if value is None else _detached(value)
+    if isinstance(patch.audio, Raw):
+        changes["audio"] = _merge_audio(config.audio, patch.audio)
     return msgspec.structs.replace(config, **changes) if changes else config
 
 
@@ -175,7 +181,24 @@ _MERGED_FIELDS = (
 )
 
 
-def _deep_merge(base: dict[str, Json], change: dict[str, Json]) -> dict[str, Json]:
+_JsonObject = dict[str, object]
+_object_decoder = msgspec.json.Decoder(_JsonObject | None)
+
+
+def _detached(value: object) -> object:
+    # A Raw is a view of the whole frame that it came in: a copy lets the frame go.
+    return value.copy() if isinstance(value, Raw) else value
+
+
+def _merge_audio(old: Raw, change: Raw) -> Raw:
+    changes = _object_decoder.decode(change)
+    if changes is None:
+        return _DEFAULT_AUDIO
+    merged = _deep_merge(_object_decoder.decode(old) or {}, changes)
+    return Raw(_encoder.encode({name: _with_served_rate(direction) for name, direction in merged.items()}))
+
+
+def _deep_merge(base: _JsonObject, change: _JsonObject) -> _JsonObject:
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
@@ -183,12 +206,8 @@ def _deep_merge(base: dict[str, Json], change: dict[str, Json]) -> dict[str, Jso
     return merged
 
 
-def _with_served_rates(audio: dict[str, Json]) -> dict[str, Json]:
+def _with_served_rate(direction: object) -> object:
     # Pipecat's types allow no rate but 24,000 for PCM: an echo of another would end its session.
-    return {name: _with_served_rate(direction) for name, direction in audio.items()}
-
-
-def _with_served_rate(direction: Json) -> Json:
     if not isinstance(direction, dict):
         return direction
     found = direction.get("format")

@@ -54,7 +54,8 @@ class DialogueLimits(Struct, frozen=True):
 
     max_items: int = 2000
     max_answers: int = 8
-    max_instructions_chars: int = 131_072
+    max_instructions_chars: int = 32_768
+    max_item_chars: int = 65_536
 
 
 class DialogueState(Struct, frozen=True):
@@ -125,7 +126,7 @@ class Dialogue:
         self.next_sequence = next_sequence
         ulid = meta.session_id.removeprefix("sess_")
         self.conversation_id = f"conv_{ulid}"
-        self._event_prefix = f"event_{ulid}"
+        self._event_prefix = f"event_{ulid}_"
 
     @property
     def config(self) -> SessionConfig:
@@ -279,7 +280,7 @@ class Dialogue:
         self._out.events.append(SessionUpdated(self._event_id(), self._session_object()))
 
     def _create_item(self, event: incoming.ItemCreate, now_ms: int) -> None:
-        item = make_item(event.item, new_id=self._new_id, param="item")
+        item = make_item(event.item, new_id=self._new_id, param="item", max_chars=self._limits.max_item_chars)
         if item.id in self._timeline:
             raise BadEvent("item_create_duplicate_item_id", f"Item with id {item.id!r} already exists.", "item.id")
         if len(self._timeline) >= self._limits.max_items:
@@ -395,7 +396,7 @@ class Dialogue:
                     raise BadEvent("invalid_value", f"Item with id {entry.id[:64]!r} not found.", f"{param}.id")
                 items.append(found)
             else:
-                items.append(make_item(entry, new_id=self._new_id, param=param))
+                items.append(make_item(entry, new_id=self._new_id, param=param, max_chars=self._limits.max_item_chars))
         return tuple(items)
 
     # Answers

@@ -20,8 +20,26 @@ MAX_ITEM_ID_LENGTH = 64
 NewId = Callable[[str], str]
 
 
-def make_item(new: NewItem, *, new_id: NewId, param: str) -> Item:
+def make_item(new: NewItem, *, new_id: NewId, param: str, max_chars: int) -> Item:
     """The item a client described, under its own id or a new one; `BadEvent` names the wrong field below `param`."""
+    item = _make_item(new, new_id=new_id, param=param)
+    if (num_chars := _num_chars(item)) > max_chars:
+        message = f"Expected at most {max_chars} characters of text in an item, got {num_chars}."
+        raise BadEvent("string_above_max_length", message, param)
+    return item
+
+
+def _num_chars(item: Item) -> int:
+    match item:
+        case MessageItem():
+            return len(item.text)
+        case FunctionCallItem():
+            return len(item.arguments) + len(item.name)
+        case FunctionCallOutputItem():
+            return len(item.output)
+
+
+def _make_item(new: NewItem, *, new_id: NewId, param: str) -> Item:
     item_id = new_id("item_") if new.id is None else _checked_id(new.id, f"{param}.id")
     match new:
         case NewMessage():

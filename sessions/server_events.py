@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from sessions.config import AvatarOptions, Json, ResumptionOptions, SessionConfig
+from sessions.config import NULL, AvatarOptions, Json, ResumptionOptions, SessionConfig
 from sessions.generation import FunctionTool, ToolChoice, Truncation
 from sessions.items import Item
 from sessions.wire_errors import WireError
@@ -33,7 +33,7 @@ class SessionObject(Struct, frozen=True, kw_only=True):
     prompt: Json
     include: Json
     expires_at: int
-    audio: dict[str, Json]
+    audio: Json
     parallel_tool_calls: bool | UnsetType = UNSET
     reasoning: Json | UnsetType = UNSET
     avatar: AvatarOptions | UnsetType = UNSET
@@ -56,7 +56,7 @@ def session_object(config: SessionConfig, *, session_id: str, expires_at: int) -
         expires_at=expires_at,
         audio=config.audio,
         parallel_tool_calls=UNSET if config.parallel_tool_calls is None else config.parallel_tool_calls,
-        reasoning=UNSET if config.reasoning is None else config.reasoning,
+        reasoning=UNSET if config.reasoning == NULL else config.reasoning,
         avatar=config.avatar or UNSET,
         resumption=config.resumption or UNSET,
     )

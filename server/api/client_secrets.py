@@ -9,9 +9,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from ulid import ULID
 
-from server.auth import Authenticator, credentials
-from server.client_secrets import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, ClientSecrets, SessionTooLarge
+from server.auth import credentials
+from server.client_secrets import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, SessionTooLarge
 from server.problems import problem_response
+from server.services import services_of
 from server.tokens import MAX_TOKEN_BYTES
 from sessions.config import SessionConfig, merge, parse_session_patch
 from sessions.server_events import SessionObject, session_object
@@ -37,21 +38,21 @@ class _Response(Struct, frozen=True):
     session: SessionObject
 
 
-def client_secret_routes(
-    *, authenticator: Authenticator, client_secrets: ClientSecrets | None, served_model: str
-) -> list[Route]:
+def client_secret_routes() -> list[Route]:
     """The route; without a key for client secrets it answers 501."""
 
     async def create(request: Request) -> Response:
+        services = services_of(request)
+        client_secrets = services.client_secrets
         # Not `authenticate`: a client secret may open sessions, never mint others.
-        principal = await authenticator.authenticate_jwt(credentials(request.scope).token)
+        principal = await services.authenticator.authenticate_jwt(credentials(request.scope).token)
         if client_secrets is None:
             return problem_response(501, "not_configured", "This server has no key for client secrets.")
         body = await _read_body(request)
         if body is None:
             return problem_response(413, "request_too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
         try:
-            seconds, session, config = _parse(body, served_model)
+            seconds, session, config = _parse(body, services.served_model)
         except BadEvent as error:
             return problem_response(400, error.code, error.message, param=error.param)
         try:

@@ -1,0 +1,269 @@
+"""Builds everything once from the settings, in the order in which it depends on each other, and takes it down in reverse."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from engine.base import Engine
+from persistence.archive import Archive, open_archive
+from persistence.database import Database, open_database
+from persistence.writer import Writer
+from server.admission import Admission
+from server.auth import Authenticator
+from server.client_secrets import ClientSecrets
+from server.health import Check, Health
+from server.identifiers import new_id
+from server.jwks import open_jwks
+from server.live import Node
+from server.model_version import model_version
+from server.request_log import RequestLog
+from server.services import EventLimits, Services
+from server.settings import Settings
+from sessions.errors import StoreUnavailable
+from sessions.journal import Journal
+from sessions.store import Store
+
+_log = structlog.get_logger(__name__)
+
+SETTLE_TIMEOUT_S = 5.0
+MAX_WRITER_LAG_S = 300.0
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """All that the application needs, running; leaving ends it in order: answers, journal, request log, writer, engine, stores."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(make_store(settings))
+        database = await stack.enter_async_context(
+            open_database(settings.database_url, timeout_s=settings.database_timeout_s)
+        )
+        archive = await stack.enter_async_context(open_archive(settings.archive_url))
+        engine = await stack.enter_async_context(make_engine(settings))
+        name = f"{socket.gethostname()}:{os.getpid()}:{new_id('')[-6:]}"
+        checks = _checks(engine, store, database, archive)
+        if settings.writer == "inline":
+            writer = Writer(store, database, archive, consumer=name, now_ms=now_ms)
+            await stack.enter_async_context(_running_writer(writer))
+            checks["writer"] = _writer_check(writer, store)
+        journal = Journal(store, now_ms=now_ms)
+        requests = RequestLog(store)
+        checks["journal"] = _failure_check(journal.failure)
+        await stack.enter_async_context(_running(journal.run(), requests.run()))
+        stack.push_async_callback(_settle, journal, requests)
+        answers = await stack.enter_async_context(asyncio.TaskGroup())
+        node = Node(
+            store=store,
+            journal=journal,
+            engine=engine,
+            limits=settings,
+            name=name,
+            model_version=model_version(settings.model),
+            now_ms=now_ms,
+            tasks=answers,
+        )
+        stack.callback(node.drain)
+        yield await _services(settings, stack, node=node, requests=requests, checks=checks)
+
+
+async def run_writer(settings: Settings) -> None:
+    """The writer alone, until it is cancelled."""
+    async with (
+        make_store(settings) as store,
+        open_database(settings.database_url, timeout_s=settings.database_timeout_s) as database,
+        open_archive(settings.archive_url) as archive,
+    ):
+        writer = Writer(store, database, archive, consumer=f"{socket.gethostname()}:{os.getpid()}", now_ms=now_ms)
+        try:
+            await writer.run()
+        finally:
+            writer.stop()
+
+
+def make_store(settings: Settings) -> Store:
+    """The store that the settings name; open it with `async with`."""
+    if settings.redis_url is None:
+        from sessions.sqlite_store import SqliteStore
+
+        return SqliteStore(settings.data_dir / "sessions.db", retention_s=settings.retention_s)
+    from sessions.redis_store import RedisStore
+
+    return RedisStore(
+        settings.redis_url,
+        num_shards=settings.redis_shards,
+        production=settings.is_production,
+        retention_s=settings.retention_s,
+        timeout_s=settings.store_timeout_s,
+    )
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine that the settings name; open it with `async with`. Only the one that is used is imported."""
+    match settings.engine:
+        case "scripted":
+            from engine.scripted import ScriptedEngine
+
+            return ScriptedEngine(
+                settings.served_model_name or "demo",
+                tokens_per_s=settings.scripted_tokens_per_s,
+                num_tokens=settings.scripted_tokens,
+            )
+        case "local":
+            from engine.local import LocalEngine
+
+            return LocalEngine(settings.model, settings.served_model_name, max_model_len=settings.max_model_len)
+        case "vllm":
+            from engine.vllm import VllmEngine
+
+            return VllmEngine(
+                settings.model,
+                settings.served_model_name,
+                max_model_len=settings.max_model_len,
+                tool_parser=settings.tool_parser,
+            )
+        case "openai":
+            from engine.openai import OpenAIEngine
+
+            assert settings.openai_base_url is not None
+            key = settings.openai_api_key
+            return OpenAIEngine(
+                settings.openai_base_url,
+                key.get_secret_value() if key else None,
+                settings.model,
+                settings.served_model_name,
+            )
+
+
+async def _services(
+    settings: Settings, stack: AsyncExitStack, *, node: Node, requests: RequestLog, checks: dict[str, Check]
+) -> Services:
+    client_key = settings.client_secret_key or settings.jwt_secret
+    client_secrets = (
+        ClientSecrets(
+            client_key.get_secret_value().encode(), issuer=settings.jwt_issuer, audience=settings.jwt_audience
+        )
+        if client_key is not None
+        else None
+    )
+    keys = await stack.enter_async_context(open_jwks(settings.jwks_url)) if settings.jwks_url else None
+    served = node.engine.model_name
+    health = Health(
+        checks,
+        build_id=settings.build_id,
+        is_draining=lambda: node.is_draining,
+        num_sessions=lambda: node.num_sessions,
+    )
+    return Services(
+        node=node,
+        authenticator=Authenticator(
+            algorithms=settings.algorithms,
+            secret=settings.jwt_secret.get_secret_value().encode() if settings.jwt_secret else None,
+            keys=keys,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            max_ttl_s=settings.jwt_max_ttl_s,
+            client_secrets=client_secrets.verify if client_secrets else None,
+        ),
+        client_secrets=client_secrets,
+        admission=Admission(
+            max_per_user=settings.max_connections_per_user, max_per_address=settings.max_connections_per_address
+        ),
+        requests=requests,
+        health=health,
+        models={served: served} | {alias: name or served for alias, name in settings.model_aliases.items()},
+        served_model=served,
+        allowed_origins=frozenset(settings.allowed_origins),
+        event_limits=EventLimits(settings.events_per_s, settings.events_burst),
+        max_session_s=settings.max_session_s,
+        is_development=not settings.is_production,
+    )
+
+
+def _checks(engine: Engine, store: Store, database: Database, archive: Archive) -> dict[str, Check]:
+    return {
+        "engine": _failure_check(engine.failure),
+        "store": _call_check(store.ping),
+        "database": _call_check(database.check),
+        "archive": _call_check(archive.check),
+    }
+
+
+def _failure_check(failure: Callable[[], str | None]) -> Check:
+    async def check() -> str | None:
+        return failure()
+
+    return check
+
+
+def _call_check(call: Callable[[], Awaitable[None]]) -> Check:
+    async def check() -> str | None:
+        await call()
+        return None
+
+    return check
+
+
+def _writer_check(writer: Writer, store: Store) -> Check:
+    async def check() -> str | None:
+        lag = await store.lag()
+        if lag.oldest_s > MAX_WRITER_LAG_S:
+            return f"{lag.pending} records wait, the oldest for {lag.oldest_s:.0f} s"
+        return writer.failure()
+
+    return check
+
+
+async def _settle(journal: Journal, requests: RequestLog) -> None:
+    try:
+        async with asyncio.timeout(SETTLE_TIMEOUT_S):
+            await journal.flush()
+            await requests.flush()
+    except (TimeoutError, StoreUnavailable) as error:
+        _log.error("stop.uncommitted", reason=type(error).__name__)
+
+
+@asynccontextmanager
+async def _running_writer(writer: Writer) -> AsyncIterator[None]:
+    task = asyncio.create_task(_essential(writer.run()))
+    try:
+        yield
+    finally:
+        writer.stop()
+        await task
+
+
+@asynccontextmanager
+async def _running(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(_essential(coroutine)) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _essential(coroutine: Coroutine[None, None, None]) -> None:
+    """Run what the process cannot live without: if it crashes the process stops, to be started again, instead of going on lame."""
+    try:
+        await coroutine
+    except Exception:
+        _log.exception("task.crashed", task=getattr(coroutine, "__qualname__", ""))
+        signal.raise_signal(signal.SIGTERM)
+
+
+def run_migrations(settings: Settings) -> None:
+    """Bring the database to the newest schema."""
+    from migrations import upgrade
+
+    upgrade(settings.database_url)

@@ -193,6 +193,8 @@ class Authenticator:
         if str(header.get("typ", "")).lower() == CLIENT_SECRET_TYPE:
             raise invalid_token("This is not an access token.")
         algorithm = header.get("alg")
+        if not isinstance(algorithm, str):
+            raise invalid_token("The token's algorithm is not accepted.")
         if algorithm in self._secret_algorithms and self._secret is not None:
             claims = decode(token, self._secret, algorithm, issuer=self._issuer, audience=self._audience)
             token_id = claimed_name(claims, "jti")

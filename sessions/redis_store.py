@@ -31,8 +31,8 @@ from sessions.store import (
     JournalEntry,
     LoadedSession,
     OutboxLag,
-    PlacedItem,
     SessionMeta,
+    decode_placed,
 )
 
 _log = structlog.get_logger(__name__)
@@ -52,7 +52,6 @@ _Command = tuple[str | bytes | int, ...]
 _pack_header = msgspec.msgpack.Encoder().encode
 _encode_meta = msgspec.json.Encoder().encode
 _decode_meta = msgspec.json.Decoder(SessionMeta).decode
-_decode_item = msgspec.json.Decoder(PlacedItem).decode
 
 
 class StoreNotDurable(SessionError):
@@ -213,7 +212,7 @@ class RedisStore:
             next_sequence=int(state[b"next"]),
             archived_sequence=int(state[b"archived"]),
             config=state.get(b"config", b""),
-            items=tuple(sorted(map(_decode_item, items.values()), key=lambda placed: (placed.rank, placed.item.id))),
+            items=tuple(sorted(map(decode_placed, items.values()), key=lambda placed: (placed.rank, placed.item.id))),
         )
 
     async def append(self, batch: Sequence[Append]) -> list[AppendStatus]:

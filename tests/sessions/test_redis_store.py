@@ -1,0 +1,234 @@
+"""What only the store on Redis can break: scripts, connections, expiry, a Redis that is paused, killed, full or forgetful."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from sessions.errors import SessionNotFound, StoreUnavailable
+from sessions.redis_store import RedisStore, StoreNotDurable
+from tests.services import RedisServer, redis_server, tcp_proxy
+from tests.sessions.stores import (
+    OTHER,
+    SESSION,
+    check_mixed_batch,
+    make_append,
+    make_meta,
+    make_placed,
+    read_events,
+    take_records,
+)
+
+
+@pytest.fixture
+async def redis(own_redis: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(own_redis.url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+async def test_one_batch_commits_many_sessions_on_any_number_of_shards(own_redis: RedisServer, num_shards: int) -> None:
+    async with RedisStore(own_redis.url, num_shards=num_shards) as store:
+        await check_mixed_batch(store)
+
+
+async def test_a_final_session_expires_and_leaves_no_key(own_redis: RedisServer, redis: Redis) -> None:
+    async with RedisStore(own_redis.url, retention_s=0.3) as store:
+        for session_id in (SESSION, OTHER):
+            await store.create(make_meta(session_id), "node-1")
+            await store.append(
+                [make_append(1, [b"1", b"2"], session_id=session_id, saved=[make_placed("item_1", 1.0)])]
+            )
+        await store.trim(SESSION, 2, final=True)
+        # Resumed after its end: its new journal must not stay for ever either.
+        await store.trim(OTHER, 1, final=True)
+        epoch = (await store.claim(OTHER, "node-2")).epoch
+        await store.append([make_append(3, epoch=epoch, session_id=OTHER, saved=[make_placed("item_2", 2.0)])])
+
+        journals = await redis.keys("*:journal")
+        lifetimes = [await redis.pttl(key) for key in await redis.keys("*:sess_*")]
+        while await redis.keys("*:sess_*"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+        assert journals == [f"fl:{{0}}:{OTHER}:journal".encode()]
+        assert len(lifetimes) == 5
+        assert all(0 < lifetime <= 300 for lifetime in lifetimes)
+        with pytest.raises(SessionNotFound):
+            await store.claim(SESSION, "node-3")
+        assert await store.append([make_append(3)]) == ["fenced"]
+        await store.trim(SESSION, 2, final=True)
+        assert await redis.keys("*:sess_*") == []
+
+
+async def test_shards_share_one_outbox_protocol(own_redis: RedisServer) -> None:
+    async with RedisStore(own_redis.url, num_shards=3) as store:
+        for number in range(9):
+            await store.enqueue([f"{number}".encode()])
+
+        taken = await store.take("writer-1", 6, 0.05)
+        rest = await store.take("writer-1", 6, 0.05)
+        pending = (await store.lag()).pending
+        again = await store.reclaim("writer-2", 5, 0)
+        await store.bury(taken[0], "poison")
+        await store.acknowledge([delivery.receipt for delivery in (*taken[1:], *rest)])
+
+        assert (len(taken), len(rest), pending, len(again)) == (6, 3, 9, 5)
+        lag = await store.lag()
+        assert (lag.pending, lag.dead) == (0, 1)
+
+
+async def test_production_refuses_a_redis_that_forgets_and_names_every_wrong_setting(tmp_path: Path) -> None:
+    with redis_server(tmp_path, appendfsync="everysec") as server:
+        async with Redis.from_url(server.url) as client:
+            await client.config_set("maxmemory-policy", "allkeys-lru")
+
+        with pytest.raises(StoreNotDurable) as caught:
+            async with RedisStore(server.url, production=True):
+                pass
+        with capture_logs() as logs:
+            async with RedisStore(server.url) as store:
+                await store.ping()
+
+    assert caught.value.settings == {"appendfsync": "everysec", "maxmemory-policy": "allkeys-lru"}
+    assert "'everysec' (must be 'always')" in str(caught.value)
+    assert [(log["event"], log["log_level"]) for log in logs] == [("redis.not_durable", "warning")]
+
+
+async def test_a_redis_that_forbids_config_is_used_with_a_warning(own_redis: RedisServer, redis: Redis) -> None:
+    await redis.acl_setuser(
+        "app", enabled=True, passwords="+secret", keys=["*"], channels=["*"], categories=["+@all"], commands=["-config"]
+    )
+    url = own_redis.url.replace("://", "://app:secret@")
+
+    with capture_logs() as logs:
+        async with RedisStore(url, production=True) as store:
+            await store.create(make_meta(), "node-1")
+
+    assert [log["event"] for log in logs] == ["redis.durability_unknown"]
+
+
+async def test_scripts_are_loaded_again_when_redis_forgot_them(redis_store: RedisStore, redis: Redis) -> None:
+    await redis_store.create(make_meta(), "node-1")
+    await redis_store.append([make_append(1)])
+    await redis.script_flush()
+
+    assert await redis_store.append([make_append(2)]) == ["ok"]
+    assert (await redis_store.claim(SESSION, "node-2")).next_sequence == 3
+
+
+async def test_an_empty_redis_in_its_place_gets_its_groups_again(redis_store: RedisStore, redis: Redis) -> None:
+    await redis.flushall()
+
+    with pytest.raises(StoreUnavailable):
+        await redis_store.take("writer-1", 10, 0)
+    await redis_store.enqueue([b"record"])
+
+    assert await take_records(redis_store) == [b"record"]
+
+
+async def test_a_full_redis_refuses_all_and_changes_nothing(redis_store: RedisStore, redis: Redis) -> None:
+    """P9."""
+    await redis_store.create(make_meta(), "node-1")
+    await redis.config_set("maxmemory", 1)
+
+    with pytest.raises(StoreUnavailable, match="maxmemory"):
+        await redis_store.append([make_append(1, records=[b"record"])])
+    await redis.config_set("maxmemory", 0)
+
+    assert await redis_store.append([make_append(1, records=[b"record"])]) == ["ok"]
+    assert await take_records(redis_store) == [b"record"]
+
+
+async def test_a_paused_redis_is_unavailable_in_time_and_the_retry_is_a_dup(own_redis: RedisServer) -> None:
+    """P3, P9: a paused Redis still gets what was sent to it, so the retry must not commit it again."""
+    async with RedisStore(own_redis.url, timeout_s=0.3) as store:
+        await store.create(make_meta(), "node-1")
+        await store.append([make_append(1, [b"1"])])
+        own_redis.pause()
+
+        async with asyncio.timeout(3):
+            with pytest.raises(StoreUnavailable) as caught:
+                await store.append([make_append(2, [b"2"], records=[b"record"])])
+            calls = [store.ping() for _ in range(20)]
+            answers = await asyncio.gather(*calls, store.take("writer-1", 1, 0.1), return_exceptions=True)
+        own_redis.resume()
+
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        assert {type(answer) for answer in answers} == {StoreUnavailable}
+        assert await store.append([make_append(2, [b"2"], records=[b"record"])]) == ["dup"]
+        assert await read_events(store) == [b"1", b"2"]
+        assert (await store.lag()).pending == 1
+        await store.ping()
+
+
+async def test_a_killed_redis_keeps_what_was_acknowledged(own_redis: RedisServer) -> None:
+    """P3."""
+    async with RedisStore(own_redis.url, production=True, timeout_s=1) as store:
+        await store.create(make_meta(), "node-1")
+        await store.append([make_append(1, [b"1"], records=[b"record"], saved=[make_placed("item_1", 1.0)])])
+        own_redis.kill()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await store.append([make_append(2, [b"2"])])
+        with pytest.raises(StoreUnavailable):
+            await store.ping()
+        own_redis.start()
+
+        # The connection to the dead one was dropped: the first call after its return works.
+        assert await store.append([make_append(1, [b"1"]), make_append(2, [b"2"])]) == ["dup", "ok"]
+        assert await read_events(store) == [b"1", b"2"]
+        assert [placed.item.id for placed in (await store.claim(SESSION, "node-2")).items] == ["item_1"]
+        assert await take_records(store) == [b"record"]
+
+
+async def test_without_redis_the_store_does_not_open(own_redis: RedisServer) -> None:
+    own_redis.kill()
+
+    with pytest.raises(StoreUnavailable):
+        async with RedisStore(own_redis.url):
+            pass
+
+
+async def test_a_lost_reply_is_reported_once_and_its_retry_is_a_dup(own_redis: RedisServer) -> None:
+    """P3: the append got through, its reply did not."""
+    async with tcp_proxy(own_redis.port) as proxy, RedisStore(f"redis://127.0.0.1:{proxy.port}") as store:
+        await store.create(make_meta(), "node-1")
+        await store.append([make_append(1, [b"1"])])
+        part = make_append(2, [b"2"], records=[b"record"])
+
+        proxy.lose_next_reply()
+        with pytest.raises(StoreUnavailable):
+            await store.append([part])
+
+        assert await store.append([part]) == ["dup"]
+        assert await read_events(store) == [b"1", b"2"]
+        assert await take_records(store) == [b"record"]
+
+
+async def test_a_cancelled_append_leaves_no_reply_for_the_next_call(own_redis: RedisServer) -> None:
+    async with RedisStore(own_redis.url) as store:
+        for session_id in (SESSION, OTHER):
+            await store.create(make_meta(session_id), "node-1")
+        await store.append([make_append(1, session_id=SESSION)])
+        own_redis.pause()
+        cut = asyncio.ensure_future(store.append([make_append(9), make_append(9), make_append(9)]))
+        await asyncio.sleep(0.05)
+        cut.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cut
+        own_redis.resume()
+
+        assert await store.append([make_append(1, session_id=OTHER)]) == ["ok"]
+
+
+async def test_appends_at_once_each_get_their_own_answer(redis_store: RedisStore) -> None:
+    ids = [f"sess_{number:026}" for number in range(30)]
+    await asyncio.gather(*(redis_store.create(make_meta(session_id), "node-1") for session_id in ids))
+
+    parts = [make_append(1 if number % 3 else 2, session_id=session_id) for number, session_id in enumerate(ids)]
+    statuses = await asyncio.gather(*(redis_store.append([part]) for part in parts))
+
+    assert statuses == [["ok"] if number % 3 else ["gap"] for number in range(30)]

@@ -1,0 +1,54 @@
+# Two commands do all the set-up on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: run install test check fix bench bench-gpu clean
+
+run: install ## install what a laptop needs and serve the demo on http://127.0.0.1:8000
+	$(BIN)/flueman serve --host $(HOST) --port $(PORT)
+
+install: .venv/installed ## .venv with .venv/bin/flueman in it
+
+test: .venv/installed-dev ## lint, types and all tests, against real parts
+	tests/conformance/setup.sh
+	$(MAKE) check
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev ## lint, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	npm run --silent check
+
+fix: .venv/installed-dev ## what ruff can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed-dev ## speed and memory as ratios in one run; appends to tests/benchmarks/RESULTS.md
+	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: .venv/installed-dev ## the same against bare vLLM on a GPU; skipped where there is none
+	$(BIN)/python -m tests.benchmarks.gpu
+
+clean: ## forget the installation; `var/` stays
+	rm -rf .venv node_modules tests/conformance/node_modules tests/conformance/.venv-*
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flueman needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local]'
+	touch $@
+
+# The lock has all that vLLM's CPU build needs and leaves out what breaks its import; so no resolver is asked.
+.venv/installed-dev: pyproject.toml constraints.txt package.json tests/setup.sh | .venv/bin/python
+	tests/setup.sh
+	$(BIN)/python -m pip install --quiet --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	npm install --silent --no-audit --no-fund --no-package-lock
+	touch $@ .venv/installed

@@ -198,12 +198,16 @@ def _read_bounded(path: Path) -> bytes:
 
 async def _download(client: httpx.AsyncClient, url: str) -> bytes:
     document = bytearray()
-    async with client.stream("GET", url, headers={"accept": "application/jwk-set+json, application/json"}) as response:
+    headers = {"accept": "application/jwk-set+json, application/json"}
+    async with client.stream("GET", url, headers=headers) as response:
         if response.status_code != 200:
             raise JwksError(f"answered {response.status_code}")
         async for chunk in response.aiter_bytes():
             document += chunk
-            _check_size(document)
+            if len(document) > MAX_DOCUMENT_BYTES:
+                # Closing ends the iteration from within; leaving it halfway would leave its generators to the collector.
+                await response.aclose()
+    _check_size(document)
     return bytes(document)
 
 

@@ -1,5 +1,6 @@
 """`POST /v1/realtime/client_secrets`, as OpenAI's: a backend asks for a short-lived secret that a browser may open sessions with."""
 
+from contextlib import aclosing
 from typing import Literal
 
 import msgspec
@@ -29,7 +30,7 @@ class _ExpiresAfter(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Request(Struct, frozen=True, forbid_unknown_fields=True):
     expires_after: _ExpiresAfter | None = None
-    session: msgspec.Raw | None = None
+    session: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Response(Struct, frozen=True):
@@ -74,10 +75,11 @@ def client_secret_routes() -> list[Route]:
 async def _read_body(request: Request) -> bytes | None:
     """The body, or None as soon as it is too large."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                return None
     return bytes(body)
 
 
@@ -85,7 +87,9 @@ def _parse(body: bytes, served_model: str) -> tuple[int, bytes, SessionConfig]:
     """Life in seconds, the session's JSON and what it amounts to; `BadEvent` names what is wrong."""
     try:
         asked = msgspec.json.decode(body or b"{}", type=_Request)
-        session = bytes(asked.session) if asked.session is not None else b'{"type":"realtime"}'
+        session = bytes(asked.session)
+        if session == b"null":
+            session = b'{"type":"realtime"}'
         patch = parse_session_patch(session)
     except msgspec.ValidationError as error:
         raise from_validation_error(error) from error

@@ -5,9 +5,12 @@ Source: the chat templates of Hermes 2 Pro and of Qwen 2.5 and 3. Formats of oth
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
-from sessions.generation import ToolCallDelta
+import msgspec
+
+from sessions.generation import FunctionChoice, FunctionTool, Prompt, ToolCallDelta
 
 _OPEN = "<tool_call>"
 _CLOSE = "</tool_call>"
@@ -19,11 +22,11 @@ class ToolCallParser(Protocol):
 
     num_calls: int
 
-    def feed(self, text: str, token_ids: list[int]) -> tuple[str, tuple[ToolCallDelta, ...]]:
+    def feed(self, text: str, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCallDelta, ...]]:
         """What the newly decoded text adds to the spoken text and to the calls."""
 
-    def finish(self) -> str:
-        """Text that was held back in case a call began there."""
+    def finish(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        """What was held back in case more came."""
 
 
 class HermesParser:
@@ -40,7 +43,7 @@ class HermesParser:
         self._is_escaped = False
         self._is_whole = False
 
-    def feed(self, text: str, token_ids: list[int]) -> tuple[str, tuple[ToolCallDelta, ...]]:
+    def feed(self, text: str, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCallDelta, ...]]:
         is_plain = not (self._is_inside or self._is_after_call or self._buffer)
         if is_plain and "<" not in text and not text[-1:].isspace():
             return text, ()  # nearly every piece of an answer without calls
@@ -51,11 +54,11 @@ class HermesParser:
             pass
         return "".join(spoken), tuple(calls)
 
-    def finish(self) -> str:
+    def finish(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
         rest, self._buffer = self._buffer, ""
         if self._is_inside:
-            return ""
-        return rest.rstrip() if self.num_calls else rest
+            return "", ()
+        return rest.rstrip() if self.num_calls else rest, ()
 
     def _read_text(self, spoken: list[str]) -> bool:
         """Move text to `spoken`; True when a call was opened."""
@@ -127,3 +130,40 @@ class HermesParser:
             self.num_calls += 1
         except (ValueError, KeyError, AttributeError):
             spoken.append(body)
+
+
+class ForcedCallParser(HermesParser):
+    """Reads an answer that `forced_call_schema` constrains to be one call and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed(_OPEN, ())
+
+    def finish(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        is_cut_off = self._scan > 0 and not self._is_whole
+        return "", () if is_cut_off else self.feed(_CLOSE, ())[1]
+
+
+def forced_call_schema(prompt: Prompt) -> dict[str, object] | None:
+    """The JSON schema of the call that the prompt's tool choice demands, None when it leaves the model free."""
+    match prompt.tool_choice:
+        case "required":
+            tools = prompt.tools
+        case FunctionChoice(name=name):
+            tools = tuple(tool for tool in prompt.tools if tool.name == name)
+        case _:
+            return None
+    if not tools:
+        return None
+    return {"anyOf": [_call_schema(tool) for tool in tools]}
+
+
+def _call_schema(tool: FunctionTool) -> dict[str, object]:
+    arguments: dict[str, object] = msgspec.json.decode(tool.parameters, type=dict[str, object]) or {"type": "object"}
+    properties = {"name": {"type": "string", "enum": [tool.name]}, "arguments": arguments}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.tool_calls import HermesParser
+from engine.tool_calls import ForcedCallParser, HermesParser, forced_call_schema
+from sessions.generation import FunctionChoice
+from tests.engine.builders import WEATHER, make_prompt
 
 ONE = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Seoul"}}\n</tool_call>'
 TRICKY = '<tool_call>{"name":"say","arguments":{"a":"</tool_call> \\" {[","b":[{"c":"\\\\"}],"d":"서울"}}</tool_call>'
@@ -26,7 +28,7 @@ def read(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
                 assert delta.index not in names
                 names[delta.index] = delta.name
             arguments[delta.index] = arguments.get(delta.index, "") + delta.arguments
-    spoken += parser.finish()
+    spoken += parser.finish()[0]
     assert parser.num_calls == len(names)
     return spoken, [(names[index], arguments[index]) for index in sorted(names)]
 
@@ -98,3 +100,35 @@ def test_a_call_cut_off_by_the_limit_is_not_spoken() -> None:
     spoken, calls = read(["<tool_call>", '{"name": "f", '])
 
     assert (spoken, calls) == ("", [])
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_forced_call_needs_no_tags(size: int) -> None:
+    parser = ForcedCallParser()
+    text = '{"name": "f", "arguments": {"a": "b"}}'
+
+    deltas = [delta for start in range(0, len(text), size) for delta in parser.feed(text[start : start + size], [])[1]]
+    deltas += parser.finish()[1]
+
+    assert (deltas[0].name, "".join(delta.arguments for delta in deltas)) == ("f", '{"a": "b"}')
+    assert parser.num_calls == 1
+
+
+def test_a_forced_call_cut_off_gets_no_invented_end() -> None:
+    parser = ForcedCallParser()
+    parser.feed('{"name": "f", "arguments": {"a": "b', [])
+
+    assert parser.finish() == ("", ())
+
+
+def test_the_schema_of_a_forced_call_names_what_may_be_called() -> None:
+    other = type(WEATHER)(name="other")
+
+    def names(prompt_choice: object) -> list[str]:
+        schema = forced_call_schema(make_prompt(tools=(WEATHER, other), tool_choice=prompt_choice))  # type: ignore[arg-type]
+        return [] if schema is None else [option["properties"]["name"]["enum"][0] for option in schema["anyOf"]]  # type: ignore[attr-defined]
+
+    assert names("auto") == names("none") == []
+    assert names("required") == ["get_weather", "other"]
+    assert names(FunctionChoice(name="other")) == ["other"]
+    assert forced_call_schema(make_prompt(tool_choice="required")) is None

@@ -138,6 +138,7 @@ export class RealtimeClient {
     }
     this.#socket = socket;
     let connectedAt = 0;
+    let refusal = "";
     const handshake = setTimeout(() => socket.close(), HANDSHAKE_LIMIT_MS);
 
     socket.addEventListener("message", (message) => {
@@ -151,7 +152,9 @@ export class RealtimeClient {
         this.#tokens.outcome("accepted");
         this.#announce({ state: "connected" });
       }
-      this.#emit("event", event);
+      // An error before the session exists says why the close that follows will happen.
+      if (!connectedAt) refusal = event.type === "error" ? (event.error.message ?? "") : refusal;
+      else this.#emit("event", event);
     });
 
     socket.addEventListener("close", ({ code }) => {
@@ -162,7 +165,7 @@ export class RealtimeClient {
       if (TOKEN_REFUSED.has(code)) this.#tokens.outcome("refused");
       else if (!connectedAt) this.#tokens.outcome("unreachable");
       const reason = FINAL.get(code);
-      if (reason) this.#announce({ state: "stopped", reason });
+      if (reason) this.#announce({ state: "stopped", reason: refusal || reason });
       else this.#retryLater();
     });
   }

@@ -1,0 +1,177 @@
+"""Anyone can use the page: any width, light or dark, the keyboard alone, a screen reader."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.browser.conftest import ARTIFACTS, Server, visit
+from tests.browser.person import Person
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+FOCUSED = """() => {
+  const node = document.activeElement;
+  const { outlineStyle, outlineWidth } = getComputedStyle(node);
+  const box = node.closest("form") ?? node;
+  return {
+    name: node.id || node.className || node.textContent.trim(),
+    isMarked: (outlineStyle !== "none" && parseFloat(outlineWidth) >= 2) || getComputedStyle(box).boxShadow.includes("0px 2px"),
+  };
+}"""
+
+
+async def _assert_no_sideways_scroll(page: Page) -> None:
+    wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    inner = await page.evaluate("(log => log.scrollWidth - log.clientWidth)(document.querySelector('[role=log]'))")
+    assert (wide, inner) == (0, 0)
+
+
+async def _violations(page: Page) -> list[str]:
+    assert AXE.exists(), "run npm install"
+    await page.add_script_tag(path=AXE)
+    found = await page.evaluate("async () => (await axe.run()).violations")
+    return [f"{v['impact']}: {v['id']}: {[n['html'] for n in v['nodes']]}" for v in found]
+
+
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(320, 568), (360, 740), (768, 1024), (1440, 900), (2560, 1440)])
+async def test_the_page_fits_and_is_kept_as_a_picture(
+    browser: Browser, server: Server, width: int, height: int, is_dark: bool
+) -> None:
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    name = f"{'dark' if is_dark else 'light'}-{width}"
+    async with visit(browser, server.url, width=width, height=height, is_dark=is_dark) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        await _assert_no_sideways_scroll(page)
+        await page.screenshot(path=ARTIFACTS / f"{name}-welcome.png")
+
+        first = await person.say("What would a very long word do here? " + "Donaudampfschifffahrt" * 6)
+        await person.wait_until(first, "completed")
+        await person.wait_until(await person.say("[fail after 12] And then?"), "failed")
+        speaking = await person.say("[tokens 2000] Go on")
+        await person.wait_until_speaking(speaking)
+        await expect(speaking.locator(".words")).to_contain_text(re.compile(r"(\S+\s+){25}"))
+
+        await _assert_no_sideways_scroll(page)
+        await expect(person.box).to_be_in_viewport(ratio=1)
+        await expect(person.stop).to_be_in_viewport(ratio=1)
+        await page.screenshot(path=ARTIFACTS / f"{name}-speaking.png")
+
+
+async def test_at_four_hundred_percent_everything_can_be_reached(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url, width=320, height=256) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+
+        answer = await person.say("Hello")
+
+        await person.wait_until(answer, "completed")
+        await _assert_no_sideways_scroll(page)
+        await answer.locator(".meta").scroll_into_view_if_needed()
+        await expect(answer.locator(".meta")).to_be_in_viewport()
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        await page.screenshot(path=ARTIFACTS / "light-320-low.png")
+
+
+async def test_the_keyboard_alone_is_enough(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        await expect(person.box).to_be_focused()
+
+        await page.keyboard.type("One line")
+        await page.keyboard.press("Shift+Enter")
+        await page.keyboard.type("[tokens 2000]")
+        await page.keyboard.press("Enter")
+        await expect(person.log.locator("article.question .words")).to_have_text("One line\n[tokens 2000]")
+        await person.wait_until_speaking(person.answers.first)
+        await page.keyboard.press("Escape")
+        await person.wait_until(person.answers.first, "cancelled")
+
+        await page.keyboard.type("[tokens 2000] again")
+        await page.keyboard.press("Enter")
+        await person.wait_until_speaking(person.answers.nth(1))
+        await page.keyboard.press("Tab")
+        await expect(person.stop).to_be_focused()
+        await page.keyboard.press("Space")
+        await person.wait_until(person.answers.nth(1), "cancelled")
+        await expect(person.box).to_be_focused()
+
+
+async def test_focus_is_visible_everywhere_and_the_skip_link_leads_to_the_box(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        passed = [await page.evaluate(FOCUSED)]
+        while passed[-1]["name"] != "skip" and len(passed) < 12:
+            await page.keyboard.press("Shift+Tab")
+            passed.append(await page.evaluate(FOCUSED))
+
+        assert [stop["name"] for stop in passed] == [
+            "message",
+            "What can we talk about?",
+            "Tell me a short story",
+            "Who are you?",
+            "transcript",
+            "skip",
+        ]
+        assert [stop["name"] for stop in passed if not stop["isMarked"]] == []
+        await expect(page.get_by_role("link", name="Skip to the message box")).to_be_in_viewport(ratio=1)
+        await page.keyboard.press("Enter")
+        await expect(person.box).to_be_focused()
+
+
+async def test_a_screen_reader_hears_sentences_not_tokens(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+
+        answer = await person.say("Hello")
+
+        await person.wait_until_speaking(answer)
+        await expect(answer.locator(".tail")).to_have_attribute("aria-hidden", "true")
+        await person.wait_until(answer, "completed")
+        await expect(person.log).to_have_attribute("aria-live", "polite")
+        chunks = await answer.locator(".words > span").all_text_contents()
+        assert 2 <= len(chunks) <= 8
+        assert [chunk for chunk in chunks[:-1] if not re.search(r"[.!?…:;,]\s*$", chunk)] == []
+        assert await answer.locator(".tail").count() == 0
+        await expect(page.locator("[role=status]").first).to_contain_text("Connected")
+
+
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_axe_finds_nothing(browser: Browser, server: Server, width: int, is_dark: bool) -> None:
+    # Reduced motion: axe would measure the contrast of text that is still fading in.
+    async with visit(browser, server.url, width=width, is_dark=is_dark, is_still=True, bypass_csp=True) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        assert await _violations(page) == []
+
+        await person.wait_until(await person.say("[tokens 12] Hello"), "completed")
+        await person.wait_until(await person.say("[fail after 3] Hello"), "failed")
+        await person.box.fill("é" * 40_000)
+        await person.box.press("Enter")
+        await expect(person.notice).not_to_be_empty()
+        await person.box.fill("")
+        assert await _violations(page) == []
+
+        speaking = await person.say("[tokens 2000] Go on")
+        await person.wait_until_speaking(speaking)
+        assert await _violations(page) == []
+
+
+async def test_axe_finds_nothing_when_signing_in(browser: Browser, server: Server) -> None:
+    async with visit(browser, "about:blank", is_still=True, bypass_csp=True, ignoring=("404 (Not Found)",)) as page:
+        await page.route("**/dev/token", lambda route: route.fulfill(status=404, body="Not Found"))
+        await page.goto(server.url)
+        await expect(page.get_by_label("Access token")).to_be_focused()
+
+        assert await _violations(page) == []
+
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        await page.screenshot(path=ARTIFACTS / "light-1280-sign-in.png")

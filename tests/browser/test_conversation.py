@@ -1,0 +1,169 @@
+"""Talking to the digital human in a real browser, against a really running server."""
+
+import re
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser.conftest import NUM_TOKENS, TOKENS_PER_S, Server, visit
+from tests.browser.person import Person
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+RECORD_LENGTHS = """() => {
+  window.lengths = [];
+  new MutationObserver(() => {
+    const length = document.querySelector(".answer .words")?.textContent.length ?? 0;
+    if (length !== window.lengths.at(-1)) window.lengths.push(length);
+  }).observe(document.querySelector("[role=log]"), { childList: true, characterData: true, subtree: true });
+}"""
+RECORD_MOUTH = """() => {
+  window.mouths = new Set();
+  const mouth = document.querySelector(".face .mouth");
+  new MutationObserver(() => window.mouths.add(mouth.getAttribute("d"))).observe(mouth, { attributes: true });
+}"""
+
+
+async def test_an_answer_appears_while_it_is_written(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        await page.evaluate(RECORD_LENGTHS)
+
+        answer = await person.say("Hello")
+
+        await person.wait_until(answer, "completed")
+        lengths = await page.evaluate("window.lengths")
+        assert lengths == sorted(lengths)
+        assert len(lengths) > NUM_TOKENS / 3, "the text came in a few lumps, not as it was written"
+        assert len(await person.words(answer)) == lengths[-1]
+
+
+async def test_each_answer_shows_time_to_first_token_and_tokens_per_second(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+
+        answer = await person.say("[wait 0.4] Hello")
+
+        await person.wait_until_speaking(answer)
+        await expect(page.locator("#first-token")).to_have_text(re.compile(r"^\d+ ms$"))
+        await expect(page.locator("#speed")).to_have_text(re.compile(r"^[\d.]+ tokens/s$"))
+        await person.wait_until(answer, "completed")
+        stats = await answer.locator(".meta").text_content() or ""
+        found = re.fullmatch(r"First token (\d+) ms · ([\d.]+) tokens/s · (\d+) tokens", stats)
+        assert found is not None, stats
+        assert 400 <= int(found[1]) < 3000
+        assert TOKENS_PER_S / 3 < float(found[2]) < TOKENS_PER_S * 1.2
+        assert int(found[3]) == NUM_TOKENS
+
+
+async def test_stop_ends_the_answer_and_keeps_what_was_said(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        answer = await person.say("[tokens 2000] Go on")
+        await person.wait_until_speaking(answer)
+
+        await person.stop.click()
+
+        await person.wait_until(answer, "cancelled")
+        await expect(answer).to_contain_text("You stopped this answer.")
+        said = await person.words(answer)
+        assert said
+        assert len(said.split()) < 1000
+        next_answer = await person.say("And now?")
+        await person.wait_until(next_answer, "completed")
+        assert await person.words(answer) == said
+
+
+async def test_a_new_message_interrupts_the_answer(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        first = await person.say("[tokens 2000] Go on")
+        await person.wait_until_speaking(first)
+
+        second = await person.say("Wait, something else")
+
+        await person.wait_until(first, "cancelled")
+        await expect(first).to_contain_text("Interrupted by your next message.")
+        await person.wait_until(second, "completed")
+        assert await person.answers.count() == 2
+
+
+async def test_a_failed_answer_can_be_asked_for_again(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        first = await person.say("[fail after 3] Hello")
+        await person.wait_until(first, "failed")
+        await expect(first).to_contain_text("This answer failed.")
+
+        await first.get_by_role("button", name="Ask again").click()
+
+        await person.wait_until(person.answers.nth(1), "failed")
+        await expect(person.log.get_by_role("button", name="Ask again")).to_have_count(1)
+        await expect(person.log.locator("article.question")).to_have_count(1)
+
+
+async def test_markup_from_either_side_stays_text(browser: Browser, server: Server) -> None:
+    markup = '<img src=x onerror="window.harm=1"><script>window.harm=1</script><b>bold</b> &amp;'
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+
+        answer = await person.say(f"[echo {markup}]")
+
+        await person.wait_until(answer, "completed")
+        assert await person.words(answer) == markup
+        await expect(person.log.locator("article.question .words")).to_have_text(f"[echo {markup}]")
+        await expect(person.log.locator("img, script, b")).to_have_count(0)
+        assert await page.evaluate("window.harm") is None
+
+
+async def test_a_message_over_the_limit_is_refused_before_it_is_sent(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+
+        await person.box.fill("é" * 40_000)
+        await person.box.press("Enter")
+
+        await expect(person.notice).to_contain_text("79 KiB, and the limit is 64 KiB")
+        assert len(await person.box.input_value()) == 40_000
+        await expect(person.log.locator("article")).to_have_count(0)
+        answer = await person.say("Short")
+        await person.wait_until(answer, "completed")
+        await expect(person.notice).to_be_empty()
+
+
+async def test_the_face_thinks_then_speaks_then_listens(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        await page.evaluate(RECORD_MOUTH)
+        mood = page.locator("#mood")
+
+        await person.say("[wait 0.6] Hello")
+
+        await expect(mood).to_have_text("Thinking")
+        await expect(mood).to_have_text("Speaking")
+        await expect(mood).to_have_text("Ready")
+        assert await page.evaluate("window.mouths.size") > 20
+        await person.box.fill("So")
+        await expect(mood).to_have_text("Listening")
+
+
+async def test_nothing_moves_when_reduced_motion_is_asked_for(browser: Browser, server: Server) -> None:
+    async with visit(browser, server.url, is_still=True) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+
+        answer = await person.say("[tokens 2000] Go on")
+        await person.wait_until_speaking(answer)
+        await page.evaluate(RECORD_MOUTH)
+        await expect(answer.locator(".words")).to_contain_text(re.compile(r"(\S+\s+){30}"))
+
+        assert await page.evaluate("document.getAnimations().length") == 0
+        assert await page.evaluate("window.mouths.size") <= 2

@@ -55,8 +55,12 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def clean_fields(logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:
-    """structlog's processor that cleans every name and value of a line, to any depth."""
-    return {clean(str(name)): _clean_value(value) for name, value in fields.items()}
+    """structlog's processor that cleans every name and value of a line, to any depth; a trace keeps its lines."""
+    trace = fields.pop("exception", None)
+    cleaned: EventDict = {clean(str(name)): _clean_value(value) for name, value in fields.items()}
+    if trace is not None:
+        cleaned["exception"] = "\n".join(clean(line) for line in str(trace).split("\n"))
+    return cleaned
 
 
 def _clean_value(value: object) -> object:

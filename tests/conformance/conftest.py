@@ -59,7 +59,7 @@ class TlsFront(Struct, frozen=True):
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One Flueman for all conformance tests; each test has sessions of its own."""
+    """One Flueman for all conformance tests; each test has sessions of its own. It must log no error and end in good order."""
     folder = tmp_path_factory.mktemp("flueman")
     port = _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLUEMAN_")} | {
@@ -92,6 +92,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    assert process.returncode == 0, "SIGTERM did not end the server in good order"
+    lines = log.read_text().splitlines()
+    assert not [line for line in lines if '"level": "error"' in line or "Traceback" in line]
 
 
 @pytest.fixture

@@ -96,5 +96,5 @@ def check(report: Report, script: Script, *, cancelled_as: str = "cancelled") ->
     assert script.tool_result in report.tool.text
 
     assert report.cancel.status == cancelled_as
-    assert script.cancel_after <= len(report.cancel.delta_ms) < 100
-    assert script.cancel_after <= report.cancel.output_tokens < 100
+    assert script.cancel_after <= len(report.cancel.delta_ms) < 300
+    assert script.cancel_after <= report.cancel.output_tokens < 300

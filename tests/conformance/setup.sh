@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the clients of others that the conformance tests run, unmodified. Quick when all is there already.
-# LiveKit and Pipecat get environments of their own: their dependencies must not meet the project's.
+# The agents SDK, LiveKit and Pipecat get environments of their own: their dependencies must not meet the project's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 python=${PYTHON:-python3}
@@ -22,6 +22,7 @@ packages() {
   cp package.json "$stamp"
 }
 
+environment agents
 environment livekit
 environment pipecat
 packages

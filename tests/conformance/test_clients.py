@@ -39,6 +39,16 @@ async def test_agents_realtime_streams_calls_a_tool_and_cancels(served: Served) 
     )
 
 
+async def test_the_python_agents_sdk_streams_calls_a_tool_and_cancels(served: Served) -> None:
+    """P1. It validates every event by openai-python's types and reports each that does not fit as an error."""
+    environment = {"OPENAI_API_KEY": served.token}
+    python = HERE / ".venv-agents/bin/python"
+
+    report = await run_client([python, "clients/agents_python.py"], served.script, environment)
+
+    check(report, served.script)
+
+
 async def test_livekits_plugin_streams_calls_a_tool_interrupts_and_truncates(served: Served) -> None:
     """P1. Its truncation deletes the answer and creates it anew under the same id, in the same place."""
     environment = {"OPENAI_API_KEY": served.token}

@@ -7,7 +7,7 @@ import time
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
-from openai.types.realtime import RealtimeErrorEvent, ResponseDoneEvent
+from openai.types.realtime import RealtimeErrorEvent, ResponseDoneEvent, SessionCreatedEvent
 
 from tests.conformance.conftest import Served
 from tests.conformance.report import Call, Report, Scene, check
@@ -65,6 +65,26 @@ async def test_the_synchronous_python_sdk_streams_a_turn(served: Served) -> None
     text = await asyncio.to_thread(play)
 
     assert text == "so it is"
+
+
+async def test_a_client_secret_from_the_official_sdk_opens_the_session_that_it_describes(served: Served) -> None:
+    """P1. A backend mints it with its own token and hands it to a browser."""
+    async with AsyncOpenAI(base_url=served.base_url, api_key=served.token) as backend:
+        secret = await backend.realtime.client_secrets.create(
+            session={"type": "realtime", "model": served.script.model, "instructions": "Sing."},
+            expires_after={"anchor": "created_at", "seconds": 60},
+        )
+    async with (
+        AsyncOpenAI(base_url=served.base_url, api_key=secret.value) as client,
+        client.realtime.connect(model=served.script.model) as connection,
+    ):
+        created = await connection.recv()
+
+    assert secret.value.startswith("ek_")
+    assert secret.expires_at > time.time()
+    assert isinstance(created, SessionCreatedEvent)
+    assert created.session.type == "realtime"
+    assert created.session.instructions == "Sing."
 
 
 async def _set_up(connection: AsyncRealtimeConnection) -> None:

@@ -185,7 +185,7 @@ async def test_a_cancelled_answer_ends_in_order_and_then_is_silent(served: Serve
     assert (response.status_details.type, response.status_details.reason) == ("cancelled", "client_cancelled")
     assert response.usage is not None
     assert response.usage.output_tokens is not None
-    assert 0 < response.usage.output_tokens < 100
+    assert 0 < response.usage.output_tokens < 300
     assert only(events, "response.output_item.done")["item"]["status"] == "incomplete"
     assert only(events, "response.output_text.done")["text"] == joined(events)
     assert kept["status"] == "incomplete"

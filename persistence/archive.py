@@ -23,9 +23,6 @@ PutResult = Literal["stored", "exists"]
 
 # Three tries of connect 1 s and read 4 s, and the pauses between.
 _S3_TIMEOUT_S: Final = 20.0
-_S3_CONFIG: Final = Config(
-    connect_timeout=1, read_timeout=4, retries={"mode": "standard", "max_attempts": 3}, max_pool_connections=16
-)
 _STALE_S: Final = 24 * 3600.0
 
 
@@ -194,7 +191,16 @@ async def open_archive(url: str) -> AsyncIterator[Archive]:
         return
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     prefix = parts.path.strip("/")
+    endpoint = query.get("endpoint")
+    config = Config(
+        connect_timeout=1,
+        read_timeout=4,
+        retries={"mode": "standard", "max_attempts": 3},
+        max_pool_connections=16,
+        # S3's look-alikes seldom have a host name for each bucket.
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
     async with aioboto3.Session().client(
-        "s3", endpoint_url=query.get("endpoint"), region_name=query.get("region"), config=_S3_CONFIG
+        "s3", endpoint_url=endpoint, region_name=query.get("region"), config=config
     ) as client:
         yield S3Archive(client, parts.netloc, f"{prefix}/" if prefix else "")

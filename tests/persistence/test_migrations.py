@@ -1,0 +1,110 @@
+"""The revisions make the tables that the code expects, once, however often and by however many they are run."""
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
+
+from migrations import upgrade_database
+from persistence.database import Database, open_database
+from persistence.tables import metadata
+
+
+async def schema(database: Database) -> dict[str, str]:
+    """Each table and index as the database itself spells it, without what only tells where it was first written."""
+    async with database.snapshot() as connection:
+        if database.is_mysql:
+            names = [name for (name,) in await connection.execute(text("SHOW TABLES")) if name != "alembic_version"]
+            shown = {}
+            for name in names:
+                row = (await connection.execute(text(f"SHOW CREATE TABLE {name}"))).one()
+                # Constraints and keys in any order.
+                shown[name] = "\n".join(sorted(line.strip().rstrip(",") for line in row[1].splitlines()))
+            return shown
+        rows = await connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+        return {
+            name: "\n".join(sorted(part.strip() for part in re.split(r"[,\n]\s*\n?", re.sub(r"[ \t]+", " ", sql))))
+            for name, sql in rows
+            if name != "alembic_version"
+        }
+
+
+async def test_revisions_and_metadata_agree(database: Database) -> None:
+    def compare(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, metadata))
+
+    async with database.engine.connect() as connection:
+        differences = await connection.run_sync(compare)
+
+    assert differences == []
+
+
+async def test_revisions_make_what_metadata_would_create(empty_database_url: str) -> None:
+    async with open_database(empty_database_url) as database:
+        async with database.transaction() as connection:
+            await connection.run_sync(metadata.create_all)
+        created = await schema(database)
+        async with database.transaction() as connection:
+            await connection.run_sync(metadata.drop_all)
+
+        await upgrade_database(empty_database_url)
+
+        assert await schema(database) == created
+
+
+async def test_upgrading_again_changes_nothing(database: Database, tables_url: str) -> None:
+    before = await schema(database)
+
+    await upgrade_database(tables_url)
+
+    assert await schema(database) == before
+
+
+async def test_four_processes_may_upgrade_at_once(empty_database_url: str) -> None:
+    code = "import sys, migrations; migrations.upgrade(sys.argv[1])"
+
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-c", code, empty_database_url, cwd=Path(__file__).parents[2]
+        )
+        for _ in range(4)
+    ]
+
+    assert [await process.wait() for process in processes] == [0, 0, 0, 0]
+    async with open_database(empty_database_url) as database, database.engine.connect() as connection:
+        tables = await connection.run_sync(lambda connection: set(inspect(connection).get_table_names()))
+    assert tables == {*metadata.tables, "alembic_version"}
+
+
+async def test_an_upgrade_that_was_cut_off_is_repeated(empty_database_url: str) -> None:
+    async with open_database(empty_database_url) as database:
+        await upgrade_database(empty_database_url)
+        whole = await schema(database)
+        async with database.transaction() as connection:
+            for statement in ("DROP TABLE archives", "DROP TABLE requests", "DELETE FROM alembic_version"):
+                await connection.execute(text(statement))
+            on_table = " ON sessions" if database.is_mysql else ""
+            await connection.execute(text(f"DROP INDEX ix_sessions_created_at{on_table}"))
+
+        await upgrade_database(empty_database_url)
+
+        assert await schema(database) == whole
+
+
+async def test_sqlite_is_opened_durable_and_strict(tmp_path: Path) -> None:
+    async with (
+        open_database(f"sqlite+aiosqlite:///{tmp_path}/tables.sqlite") as database,
+        database.snapshot() as connection,
+    ):
+        pragmas = {
+            name: await connection.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}

@@ -1,0 +1,163 @@
+"""Upserts: any order and any repetition of records ends in the same rows, and nothing goes back in time."""
+
+import secrets
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from persistence.database import Database, open_database
+from persistence.errors import DatabaseUnavailable, PoisonRecord
+from persistence.rows import RowRecord, milliseconds, utc_time, write_rows
+from persistence.tables import predictions, requests, sessions, turns
+from tests.persistence.builders import (
+    CREATED_MS,
+    all_rows,
+    make_prediction,
+    make_request,
+    make_session,
+    make_turn,
+    new_id,
+)
+
+
+async def write(database: Database, records: Sequence[RowRecord]) -> None:
+    async with database.transaction() as connection:
+        await write_rows(connection, records, is_mysql=database.is_mysql)
+
+
+async def rows_of(database: Database, session_id: str) -> list[list[dict[str, object]]]:
+    return [
+        [row for row in await all_rows(database, table) if row["session_id"] == session_id]
+        for table in (sessions, turns, predictions)
+    ]
+
+
+def session_life(session_id: str) -> list[RowRecord]:
+    """What one session sends to the outbox, in its true order. Two of its records share a sequence number, as an idle session's do."""
+    name = session_id[-8:]
+    return [
+        make_session(session_id),
+        make_turn(session_id, 1, turn_id=f"turn_{name}_1", sequence=10),
+        make_prediction(session_id, f"turn_{name}_1", response_id=f"resp_{name}_1", sequence=15),
+        make_session(session_id, sequence=15, status="idle", updated_ms=CREATED_MS + 3000),
+        make_turn(session_id, 2, turn_id=f"turn_{name}_2", sequence=20, text="zwei"),
+        # An answer outside the conversation, and a later word on the first one.
+        make_prediction(session_id, None, response_id=f"resp_{name}_2", sequence=21, first_token_ms=None),
+        make_prediction(
+            session_id, f"turn_{name}_1", response_id=f"resp_{name}_1", sequence=25, status="cancelled", text="Ich"
+        ),
+        make_session(session_id, sequence=25, status="active", updated_ms=CREATED_MS + 8000),
+        make_session(session_id, sequence=25, status="ended", updated_ms=CREATED_MS + 9000, ended_ms=CREATED_MS + 9000),
+    ]
+
+
+async def test_a_record_becomes_a_row_that_reads_back_the_same(database: Database) -> None:
+    session_id = new_id("sess")
+    prediction = make_prediction(session_id)
+
+    await write(database, [make_session(session_id), prediction])
+
+    (session,), _, (row,) = await rows_of(database, session_id)
+    assert (session["user_id"], session["status"], session["created_at"]) == ("anna", "active", utc_time(CREATED_MS))
+    assert (row["output"], row["request"]) == (bytes(prediction.output).decode(), bytes(prediction.request).decode())
+    assert row["first_token_at"] == utc_time(CREATED_MS + 1531)
+    assert milliseconds(utc_time(CREATED_MS)) == CREATED_MS
+
+
+async def test_writing_again_changes_nothing(database: Database) -> None:
+    session_id = new_id("sess")
+    records = session_life(session_id)
+    await write(database, records)
+    before = await rows_of(database, session_id)
+
+    await write(database, records)
+    await write(database, records[::-1])
+
+    assert await rows_of(database, session_id) == before
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_order_and_repetition_ends_in_the_same_rows(database: Database, data: st.DataObject) -> None:
+    session_id, other_id = (f"sess_{secrets.token_hex(8)}" for _ in range(2))
+    life = session_life(session_id)
+    await write(database, session_life(other_id))
+    extra = data.draw(st.lists(st.sampled_from(range(len(life))), max_size=6))
+    order = data.draw(st.permutations([*range(len(life)), *extra]))
+    cuts = data.draw(st.lists(st.booleans(), min_size=len(order), max_size=len(order)))
+
+    batch: list[RowRecord] = []
+    for index, ends_here in zip(order, cuts, strict=True):
+        batch.append(life[index])
+        if ends_here:
+            await write(database, batch)
+            batch = []
+    await write(database, batch)
+
+    def nameless(rows: list[list[dict[str, object]]], name: str) -> str:
+        return repr(rows).replace(name, "sess_").replace(name[-8:], "")
+
+    found, expected = await rows_of(database, session_id), await rows_of(database, other_id)
+    assert nameless(found, session_id) == nameless(expected, other_id)
+    assert found[0][0]["status"] == "ended"
+
+
+async def test_a_prediction_before_its_session_leaves_stubs_that_are_filled_later(database: Database) -> None:
+    session_id = new_id("sess")
+    turn = make_turn(session_id, 1, sequence=0)
+    await write(database, [make_prediction(session_id, turn.turn_id)])
+    (session,), (stub,), _ = await rows_of(database, session_id)
+    assert (session["user_id"], stub["number"], stub["sequence"]) == (None, None, -1)
+
+    await write(database, [turn, make_session(session_id, sequence=0)])
+
+    (session,), (filled,), _ = await rows_of(database, session_id)
+    assert (session["user_id"], filled["number"], filled["text"]) == ("anna", 1, turn.text)
+
+
+async def test_a_taken_turn_number_is_refused_and_harms_nobody(database: Database) -> None:
+    session_id = new_id("sess")
+    turn = make_turn(session_id, 1)
+    await write(database, [make_session(session_id), turn])
+    before = await rows_of(database, session_id)
+
+    with pytest.raises(PoisonRecord):
+        await write(database, [make_turn(session_id, 1, sequence=99, text="an impostor")])
+
+    assert await rows_of(database, session_id) == before
+
+
+async def test_what_does_not_fit_is_refused_by_both_kinds_of_database(database: Database) -> None:
+    session_id = new_id("sess")
+    misfits: list[RowRecord] = [
+        make_session(session_id, user_id="ü" * 256),
+        make_session("sess_" + "x" * 60),
+        make_session(session_id, created_ms=10**18),
+        make_session(session_id, sequence=2**70),
+        make_prediction(session_id, output=Raw(b"{")) if database.is_mysql else make_session("s" * 65),
+    ]
+    for misfit in misfits:
+        with pytest.raises((PoisonRecord, ValueError, OverflowError)):
+            await write(database, [misfit])
+
+    assert await all_rows(database, sessions) == []
+
+
+async def test_missing_tables_are_trouble_of_the_database_not_of_the_record(empty_database_url: str) -> None:
+    async with open_database(empty_database_url) as unmigrated:
+        with pytest.raises(DatabaseUnavailable):
+            await write(unmigrated, [make_session(new_id("sess"))])
+
+
+async def test_a_strangers_long_path_is_cut_and_a_request_is_never_changed(database: Database) -> None:
+    request = make_request(path="/ä" * 2000, method="X" * 40, session_id="s" * 100)
+
+    await write(database, [request])
+    await write(database, [make_request(request_id=request.request_id, status=500)])
+
+    (row,) = await all_rows(database, requests)
+    assert (row["path"], row["method"], row["session_id"]) == ("/ä" * 512, "X" * 16, "s" * 64)
+    assert row["status"] == 200

@@ -1,0 +1,259 @@
+"""The writer against real stores and databases: exactly once in rows, whatever is away, refused or killed."""
+
+import asyncio
+import contextlib
+from typing import cast
+
+import msgspec
+import pytest
+import structlog
+from msgspec import Raw
+from sqlalchemy import func, select
+
+from persistence.archive import Archive
+from persistence.database import Database
+from persistence.history import load_dialogue
+from persistence.tables import predictions, sessions, turns
+from persistence.writer import Writer
+from sessions.records import Record, encode_record
+from sessions.store import Store
+from tests import services
+from tests.persistence.builders import (
+    IMPATIENT,
+    Crash,
+    CrashingDatabase,
+    CrashingStore,
+    CrashPoint,
+    WatchedStore,
+    all_rows,
+    enqueue,
+    make_prediction,
+    make_request,
+    make_session,
+    make_turn,
+    new_id,
+    running,
+    settle,
+)
+
+
+def make_writer(store: object, database: Database, archive: Archive, consumer: str = "writer-1") -> Writer:
+    return Writer(cast("Store", store), database, archive, consumer=consumer, options=IMPATIENT)
+
+
+def dialogue_records(session_id: str, num_turns: int) -> list[Record]:
+    records: list[Record] = [make_session(session_id)]
+    for number in range(1, num_turns + 1):
+        turn = make_turn(session_id, number)
+        records += [turn, make_prediction(session_id, turn.turn_id)]
+    return records
+
+
+async def test_records_become_rows_and_leave_the_outbox(store: Store, database: Database, folder: Archive) -> None:
+    session_id = new_id("sess")
+    records = dialogue_records(session_id, 3)
+    await enqueue(store, records)
+
+    await settle(store, database, folder, len(records))
+
+    dialogue = await load_dialogue(database, session_id)
+    assert dialogue is not None
+    assert [turn.number for turn in dialogue.turns] == [1, 2, 3]
+    assert len(dialogue.predictions) == 3
+    assert (await store.lag()).pending == 0
+
+
+async def test_two_writers_on_one_outbox_store_each_record_once(
+    store: Store, database: Database, folder: Archive
+) -> None:
+    """P3"""
+    ids = [new_id("sess") for _ in range(100)]
+    records = [record for session_id in ids for record in dialogue_records(session_id, 10)][:2000]
+    # Children first: every stub is needed.
+    await enqueue(store, records[::-1])
+    watched = WatchedStore(store)
+    writers = [make_writer(watched, database, folder, f"writer-{number}") for number in range(2)]
+
+    async with running(*writers):
+        await watched.until_settled(len(records))
+
+    async with database.snapshot() as connection:
+        counts = [
+            await connection.scalar(select(func.count()).select_from(table).where(table.c.sequence >= 0))
+            for table in (sessions, turns, predictions)
+        ]
+    assert sum(count or 0 for count in counts) == len(records)
+    assert len(watched.acknowledged) == len(records)
+    assert watched.buried == []
+    assert (await store.lag()).dead == 0
+
+
+async def test_a_poison_record_is_found_and_buried_and_its_neighbours_stored(
+    store: Store, database: Database, folder: Archive
+) -> None:
+    session_id = new_id("sess")
+    good = dialogue_records(session_id, 20)
+    poison = make_prediction(session_id, status_reason="ö" * 256)
+    await enqueue(store, [*good[:13], poison, *good[13:]])
+
+    with structlog.testing.capture_logs() as logs:
+        watched = await settle(store, database, folder, len(good) + 1)
+
+    assert len(watched.buried) == 1
+    assert len(await all_rows(database, turns)) == 20
+    assert poison.response_id not in {row["response_id"] for row in await all_rows(database, predictions)}
+    lag = await store.lag()
+    assert (lag.pending, lag.dead) == (0, 1)
+    events = [(entry["event"], entry["log_level"]) for entry in logs]
+    assert events == [("record_refused", "warning"), ("record_buried", "error")]
+    assert "Flueman" not in repr(logs)
+    assert "öö" not in repr(logs)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"{", b'{"record":"of a later release"}', b'{"record":"turn"}', b'"' + b"x" * (8 << 20) + b'"'],
+    ids=["no JSON", "unknown kind", "fields missing", "too large"],
+)
+async def test_what_is_no_record_is_tried_again_then_buried(
+    sqlite_store: Store, database: Database, folder: Archive, junk: bytes
+) -> None:
+    await sqlite_store.enqueue([junk, encode_record(make_request())])
+
+    watched = await settle(sqlite_store, database, folder, 2)
+
+    assert (len(watched.acknowledged), len(watched.buried)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "document", [b'{"a":' * 60 + b"1" + b"}" * 60, b'{"text":"\\ud800"}'], ids=["nested deep", "half a surrogate pair"]
+)
+async def test_json_that_only_this_database_refuses_is_stored_and_read_back_unchanged(
+    sqlite_store: Store, database: Database, folder: Archive, document: bytes
+) -> None:
+    session_id = new_id("sess")
+    await enqueue(sqlite_store, [make_prediction(session_id, request=Raw(document)), make_session(session_id)])
+
+    watched = await settle(sqlite_store, database, folder, 2)
+
+    assert watched.buried == []
+    dialogue = await load_dialogue(database, session_id)
+    assert dialogue is not None
+    assert dialogue.predictions[0].request.encode() == document
+
+
+@pytest.mark.parametrize("fault", ["pause", "kill"])
+async def test_a_database_that_goes_away_and_returns_loses_nothing(
+    store: Store, mariadb: Database, folder: Archive, mariadb_service: services.MariadbServer, fault: str
+) -> None:
+    """P9"""
+    session_id = new_id("sess")
+    records = dialogue_records(session_id, 10)
+    watched = WatchedStore(store)
+    writer = make_writer(watched, mariadb, folder)
+    # Connections are open before the fault.
+    await enqueue(store, records[:3])
+    async with running(writer):
+        await watched.until_settled(3)
+        (mariadb_service.pause if fault == "pause" else mariadb_service.kill)()
+        try:
+            await enqueue(store, records[3:])
+            async with asyncio.timeout(30):
+                while writer.figures.num_retries < 2:
+                    await asyncio.sleep(0.01)
+            assert "rows: DatabaseUnavailable" in (writer.failure() or "")
+            assert (await store.lag()).pending == len(records) - 3
+        finally:
+            if fault == "pause":
+                mariadb_service.resume()
+            else:
+                await asyncio.to_thread(mariadb_service.start)
+        await watched.until_settled(len(records))
+
+        assert writer.failure() is None
+    dialogue = await load_dialogue(mariadb, session_id)
+    assert dialogue is not None
+    assert (len(dialogue.turns), len(dialogue.predictions)) == (10, 10)
+
+
+async def test_a_writer_stops_while_the_database_is_away_and_leaves_the_records(
+    sqlite_store: Store, mariadb: Database, folder: Archive, mariadb_service: services.MariadbServer
+) -> None:
+    await enqueue(sqlite_store, [make_request()])
+    writer = make_writer(sqlite_store, mariadb, folder)
+    mariadb_service.pause()
+    try:
+        async with asyncio.timeout(30), running(writer):
+            while writer.figures.num_retries == 0:
+                await asyncio.sleep(0.01)
+    finally:
+        mariadb_service.resume()
+
+    assert (await sqlite_store.lag()).pending == 1
+
+
+@pytest.mark.parametrize("step", ["before commit 1", "after commit 1", "before acknowledge", "after acknowledge"])
+async def test_a_crash_at_any_step_of_a_batch_is_repaired_by_the_next_writer(
+    store: Store, database: Database, folder: Archive, step: str
+) -> None:
+    """P3"""
+    session_id = new_id("sess")
+    records = dialogue_records(session_id, 5)
+    await enqueue(store, records)
+    point = CrashPoint(step)
+    crashing = CrashingStore(store, point)
+    with pytest.RaisesGroup(Crash):
+        await make_writer(crashing, CrashingDatabase(database, point), folder).run()
+    num_left = 0 if step == "after acknowledge" else len(records)
+    assert (await store.lag()).pending == num_left
+
+    await settle(store, database, folder, num_left)
+
+    dialogue = await load_dialogue(database, session_id)
+    assert dialogue is not None
+    assert (len(dialogue.turns), len(dialogue.predictions)) == (5, 5)
+    assert (await store.lag()).pending == 0
+
+
+async def test_a_cancelled_writer_leaves_what_it_took_to_the_next(
+    store: Store, database: Database, folder: Archive
+) -> None:
+    records = dialogue_records(new_id("sess"), 5)
+    await enqueue(store, records)
+    reached = asyncio.Event()
+
+    class HangingDatabase(Database):
+        @contextlib.asynccontextmanager
+        async def transaction(self):  # type: ignore[no-untyped-def]
+            async with super().transaction() as connection:
+                yield connection
+                reached.set()
+                await asyncio.Event().wait()
+
+    task = asyncio.create_task(make_writer(store, HangingDatabase(database.engine, timeout_s=60), folder).run())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    await settle(store, database, folder, len(records))
+
+    assert len(await all_rows(database, predictions)) == 5
+
+
+async def test_figures_tell_what_was_stored(sqlite_store: Store, database: Database, folder: Archive) -> None:
+    watched = WatchedStore(sqlite_store)
+    writer = make_writer(watched, database, folder)
+    await enqueue(sqlite_store, [*dialogue_records(new_id("sess"), 2), make_request()])
+
+    async with running(writer):
+        await watched.until_settled(6)
+
+    figures = msgspec.structs.asdict(writer.figures)
+    assert figures.pop("last_success_ms") > 0
+    assert figures == {
+        "num_stored": {"session": 1, "turn": 2, "prediction": 2, "request": 1},
+        "num_refused": 0,
+        "num_buried": 0,
+        "num_retries": 0,
+    }

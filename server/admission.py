@@ -1,8 +1,6 @@
 """Who may hold how many connections on this node: counts by user and by address, given back when a connection ends."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class TooManyConnections(Exception):
@@ -16,20 +14,18 @@ class Admission:
         self._bounds = {"user": max_per_user, "address": max_per_address}
         self._open: Counter[tuple[str, str]] = Counter()
 
-    @contextmanager
-    def admit(self, *, user_id: str, address: str) -> Iterator[None]:
-        """Hold a place for the duration of the block; `TooManyConnections` when there is none."""
+    def admit(self, *, user_id: str, address: str) -> None:
+        """Take a place, to be given back by `release`; `TooManyConnections` when there is none."""
         keys = [("user", user_id), ("address", address)]
         for kind, name in keys:
             if self._bounds[kind] and self._open[kind, name] >= self._bounds[kind]:
-                raise TooManyConnections(
-                    f"This {kind} has {self._bounds[kind]} connections, which is the most allowed; close one."
-                )
+                message = f"This {kind} has {self._bounds[kind]} connections, which is the most allowed; close one."
+                raise TooManyConnections(message)
         self._open.update(keys)
-        try:
-            yield
-        finally:
-            self._open.subtract(keys)
-            for key in keys:
-                if self._open[key] <= 0:
-                    del self._open[key]
+
+    def release(self, *, user_id: str, address: str) -> None:
+        """Give back a place that `admit` took."""
+        for key in (("user", user_id), ("address", address)):
+            self._open[key] -= 1
+            if self._open[key] <= 0:
+                del self._open[key]

@@ -72,6 +72,7 @@ class LiveSession:
         "_num_uncommitted",
         "_room",
         "epoch",
+        "on_room",
         "session_id",
     )
 
@@ -88,6 +89,12 @@ class LiveSession:
         self._expiry: asyncio.TimerHandle | None = None
         self.session_id = session_id
         self.epoch = epoch
+        self.on_room: Callable[[], None] | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether few enough events wait for their commit; when not, whoever makes more waits for `room` or `on_room`."""
+        return self._num_uncommitted <= _MAX_UNCOMMITTED_EVENTS
 
     @property
     def is_answering(self) -> bool:
@@ -115,8 +122,8 @@ class LiveSession:
             self._apply(self._dialogue.receive(event, self._node.now_ms()))
 
     async def room(self) -> None:
-        """Return when few enough events wait for their commit; whoever makes events waits here."""
-        while self._num_uncommitted > _MAX_UNCOMMITTED_EVENTS:
+        """Return when the session has room."""
+        while not self.has_room:
             if self._room is None:
                 self._room = asyncio.Event()
             self._room.clear()
@@ -135,6 +142,7 @@ class LiveSession:
 
     def end(self) -> None:
         """The connection is gone and with it the session."""
+        self.on_room = None
         if self._expiry is not None:
             self._expiry.cancel()
         self._apply(self._dialogue.end(self._node.now_ms()))
@@ -150,6 +158,8 @@ class LiveSession:
         self._connection.send_texts(events)
         if self._room is not None:
             self._room.set()
+        if self.on_room is not None:
+            self.on_room()
         if self._close is not None:
             self._close_when_done()
 
@@ -204,7 +214,7 @@ class LiveSession:
             async with contextlib.aclosing(node.engine.generate(prompt)) as chunks:
                 async for chunk in chunks:
                     self._apply(dialogue.advance(response_id, chunk, node.now_ms()))
-                    if self._num_uncommitted > _MAX_UNCOMMITTED_EVENTS:
+                    if not self.has_room:
                         await self.room()
             self._fail(response_id, "server_error", "The engine ended the answer early.")
         except EngineError as error:
@@ -276,7 +286,7 @@ class Node:
             raise NodeFull("The server has no room for another session; try again soon.")
 
     async def open(self, *, user_id: str, client_id: str, config: SessionConfig, connection: Connection) -> LiveSession:
-        """A new session on this connection, its first event on the way; `NodeFull` or `StoreUnavailable` when it cannot be had."""
+        """A new session for this connection, to be begun; `NodeFull` or `StoreUnavailable` when it cannot be had."""
         self.check_room()
         session_id = new_id("sess_")
         now_ms = self.now_ms()
@@ -296,7 +306,6 @@ class Node:
         )
         session = LiveSession(self, dialogue, session_id=session_id, epoch=epoch, connection=connection)
         self._sessions.add(session)
-        session.begin()
         return session
 
     def start(self, answer: Coroutine[None, None, None]) -> asyncio.Task[None]:

@@ -1,4 +1,4 @@
-"""`GET /v1/realtime`: the WebSocket's shell. Lets a client in or tells it why not, then hands its frames to its session.
+"""`GET /v1/realtime`: lets a client in or tells it why not, then ties its connection to its session.
 
 What goes out does not pass here: the journal's task sends what it committed (`server.live`).
 """
@@ -8,10 +8,11 @@ import time
 
 import msgspec
 import structlog
+from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from server.admission import TooManyConnections
-from server.auth import SUBPROTOCOL_TOKEN_PREFIX, AuthError, Credentials, Principal, check_origin, credentials
+from server.auth import SUBPROTOCOL, SUBPROTOCOL_TOKEN_PREFIX, AuthError, Principal, check_origin, credentials
 from server.identifiers import new_id
 from server.live import LiveSession, NodeFull
 from server.problems import auth_problem_response, problem_response
@@ -26,128 +27,184 @@ from sessions.wire_errors import BadEvent, WireError
 
 _log = structlog.get_logger(__name__)
 
+CLOSE_SESSION_OVER = 1001
 CLOSE_BINARY = 1003
-CLOSE_TRY_LATER = 1013
+CLOSE_BUG = 1011
+CLOSE_RESTARTING = 1012
 CLOSE_UNAUTHENTICATED = 3000
 CLOSE_BAD_REQUEST = 4000
 CLOSE_TOKEN_EXPIRED = 4401
-CLOSE_SESSION_OVER = 1001
-CLOSE_RESTARTING = 1012
 RETRY_AFTER_S = 2
+PATH = "/v1/realtime"
 
 
 async def realtime(websocket: WebSocket) -> None:
-    """One connection, from its upgrade to its end."""
+    """The upgrade: refused with a status, refused in band where only that is seen, or a session on the connection."""
     services = services_of(websocket)
-    started_s = time.monotonic()
-    created_ms = services.node.now_ms()
-    visit = _Visit()
-    try:
-        await _visit(websocket, services, visit)
-    finally:
-        services.requests.add(
-            RequestRecord(
-                request_id=new_id("req_"),
-                user_id=visit.user_id,
-                method="WEBSOCKET",
-                path=websocket.url.path,
-                status=visit.status,
-                duration_ms=(time.monotonic() - started_s) * 1000,
-                created_ms=created_ms,
-                session_id=visit.session_id,
-            )
-        )
-
-
-class _Visit:
-    """What the request log will say of a connection."""
-
-    __slots__ = ("session_id", "status", "user_id")
-
-    def __init__(self) -> None:
-        self.user_id: str | None = None
-        self.session_id: str | None = None
-        self.status = 101
-
-
-async def _visit(websocket: WebSocket, services: Services, visit: _Visit) -> None:
+    entry = _Entry(services)
     try:
         check_origin(websocket.headers, services.allowed_origins, development=services.is_development)
         presented = credentials(websocket.scope)
         principal = await services.authenticator.authenticate(presented.token)
     except AuthError as refusal:
-        visit.status = refusal.status
+        entry.close(refusal.status)
         await _refuse(websocket, refusal)
         return
-    visit.user_id = principal.subject
-    address = websocket.client.host if websocket.client else ""
-    try:
-        services.node.check_room()
-        with services.admission.admit(user_id=principal.subject, address=address):
-            await _connect(websocket, services, principal, presented, visit)
-    except (NodeFull, StoreUnavailable, TooManyConnections) as full:
-        visit.status = 429 if isinstance(full, TooManyConnections) else 503
-        message = (
-            "The server cannot keep a session now; try again soon." if isinstance(full, StoreUnavailable) else str(full)
-        )
-        await _turn_away(websocket, visit.status, message)
-
-
-async def _connect(
-    websocket: WebSocket, services: Services, principal: Principal, presented: Credentials, visit: _Visit
-) -> None:
-    protocol: FluemanWebSocketProtocol = websocket.scope["extensions"][EXTENSION]
+    entry.user_id = principal.subject
     try:
         config = _config(websocket, services, principal)
     except BadEvent as mistake:
-        visit.status = CLOSE_BAD_REQUEST
+        entry.close(400)
         await websocket.accept(presented.subprotocol)
-        _say_goodbye(protocol, mistake.as_wire_error(None), CLOSE_BAD_REQUEST, f"{mistake.type}.{mistake.code}")
+        reason = f"{mistake.type}.{mistake.code}"
+        _say_goodbye(websocket, mistake.as_wire_error(None), CLOSE_BAD_REQUEST, reason)
         return
-    await websocket.accept(presented.subprotocol)
+    address = websocket.client.host if websocket.client else ""
     try:
-        session = await services.node.open(
-            user_id=principal.subject, client_id=principal.client_id, config=config, connection=protocol
-        )
-    except (NodeFull, StoreUnavailable) as full:
-        visit.status = 503
-        _log.warning("session.not_opened", reason=str(full))
-        error = WireError("server_error", "server_error", "No session can be opened now; try again soon.")
-        _say_goodbye(protocol, error, CLOSE_TRY_LATER, "try again later")
+        services.admission.admit(user_id=principal.subject, address=address)
+    except TooManyConnections as full:
+        entry.close(429)
+        await websocket.send_denial_response(_turned_away(429, "rate_limit_exceeded", str(full)))
         return
-    visit.session_id = session.session_id
-    with structlog.contextvars.bound_contextvars(session_id=session.session_id):
-        _log.info("session.opened", user_id=principal.subject, client_id=principal.client_id)
-        try:
-            _set_expiry(session, services, principal)
-            protocol.on_shutdown = lambda: session.finish(code=CLOSE_RESTARTING, reason="the server restarts")
-            await _converse(websocket, session, services, protocol)
-        finally:
-            session.end()
-            _log.info("session.ended")
+    visit = Visit(services, entry, principal.subject, address, websocket.scope["extensions"][EXTENSION])
+    try:
+        await visit.open(websocket, config, principal, presented.subprotocol)
+    except (NodeFull, StoreUnavailable) as full:
+        visit.end(503)
+        _log.warning("session.not_opened", reason=str(full))
+        message = str(full) if isinstance(full, NodeFull) else "No session can be kept now; try again soon."
+        await websocket.send_denial_response(_turned_away(503, "server_error", message))
+    except BaseException:
+        visit.end(500)
+        raise
 
 
-async def _converse(
-    websocket: WebSocket, session: LiveSession, services: Services, protocol: FluemanWebSocketProtocol
-) -> None:
-    loop = asyncio.get_running_loop()
-    limits = services.event_limits
-    throttle = Throttle(limits.events_per_s, limits.events_burst, limits.events_burst, loop.time())
-    while True:
-        message = await websocket.receive()
-        if message["type"] == "websocket.disconnect":
+class _Entry:
+    """One line of the request log."""
+
+    __slots__ = ("_created_ms", "_is_closed", "_services", "_started_s", "session_id", "user_id")
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._created_ms = services.node.now_ms()
+        self._started_s = time.monotonic()
+        self._is_closed = False
+        self.user_id: str | None = None
+        self.session_id: str | None = None
+
+    def close(self, status: int) -> None:
+        """Write the line; 101 is a connection that was served."""
+        if self._is_closed:
             return
-        text = message.get("text")
-        if text is None:
-            session.reject(
-                WireError("invalid_request_error", "invalid_event", "Binary messages are not served."), CLOSE_BINARY
+        self._is_closed = True
+        self._services.requests.add(
+            RequestRecord(
+                request_id=new_id("req_"),
+                user_id=self.user_id,
+                method="WEBSOCKET",
+                path=PATH,
+                status=status,
+                duration_ms=(time.monotonic() - self._started_s) * 1000,
+                created_ms=self._created_ms,
+                session_id=self.session_id,
             )
-            continue
-        session.receive(text)
-        await session.room()
-        if delay_s := throttle.delay_s(loop.time()):
+        )
+
+
+class Visit:
+    """A connection and its session, tied: what the one reads goes to the other until either ends. A receiver of the WebSocket protocol."""
+
+    __slots__ = ("_address", "_entry", "_protocol", "_services", "_session", "_throttle", "_timer", "_user_id")
+
+    def __init__(
+        self, services: Services, entry: _Entry, user_id: str, address: str, protocol: FluemanWebSocketProtocol
+    ) -> None:
+        limits = services.event_limits
+        now_s = asyncio.get_running_loop().time()
+        self._services: Services | None = services
+        self._entry = entry
+        self._user_id = user_id
+        self._address = address
+        self._protocol = protocol
+        self._throttle = Throttle(limits.events_per_s, limits.events_burst, limits.events_burst, now_s)
+        self._session: LiveSession | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def open(
+        self, websocket: WebSocket, config: SessionConfig, principal: Principal, subprotocol: str | None
+    ) -> None:
+        """Open the session, accept the connection and tie the two."""
+        assert self._services is not None
+        session = await self._services.node.open(
+            user_id=principal.subject, client_id=principal.client_id, config=config, connection=self._protocol
+        )
+        self._session = session
+        self._entry.session_id = session.session_id
+        await websocket.accept(subprotocol)
+        _log.info(
+            "session.opened", session_id=session.session_id, user_id=principal.subject, client_id=principal.client_id
+        )
+        session.on_room = self._resume
+        _set_expiry(session, self._services, principal)
+        session.begin()
+        self._protocol.attach(self)
+
+    def received_text(self, text: str) -> None:
+        """One frame, to the session; then no more is read while the client is ahead of its rate or of the journal."""
+        session = self._session
+        if session is None:
+            return
+        try:
+            session.receive(text)
+        except Exception:
+            # The one catch-all at the connection's edge: a bug ends this connection, says nothing, and no other notices.
+            _log.exception("connection.crashed", session_id=session.session_id)
+            self._protocol.close(CLOSE_BUG, "internal error")
+            return
+        if not session.has_room:
+            self._protocol.pause_reading()
+        loop = asyncio.get_running_loop()
+        if (delay_s := self._throttle.delay_s(loop.time())) and self._timer is None:
             # Not reading is the whole refusal: TCP slows the client down, nothing it sent is lost.
-            await asyncio.sleep(delay_s)
+            self._protocol.pause_reading()
+            self._timer = loop.call_later(delay_s, self._end_throttle)
+
+    def received_bytes(self) -> None:
+        """A binary frame is told of and ends the connection."""
+        if self._session is not None:
+            error = WireError("invalid_request_error", "invalid_event", "Binary messages are not served.")
+            self._session.reject(error, CLOSE_BINARY)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.end(101)
+
+    def stop(self) -> None:
+        """The server stops: what is being answered may end first."""
+        if self._session is not None:
+            self._session.finish(code=CLOSE_RESTARTING, reason="the server restarts")
+
+    def end(self, status: int) -> None:
+        """End the session, if it began, and give back what the connection held; further calls do nothing."""
+        services, self._services = self._services, None
+        if services is None:
+            return
+        services.admission.release(user_id=self._user_id, address=self._address)
+        if self._timer is not None:
+            self._timer.cancel()
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
+            _log.info("session.ended", session_id=session.session_id)
+        self._entry.close(status)
+
+    def _end_throttle(self) -> None:
+        self._timer = None
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._timer is None and self._session is not None and self._session.has_room:
+            self._protocol.resume_reading()
 
 
 def _config(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig:
@@ -179,24 +236,20 @@ def _set_expiry(session: LiveSession, services: Services, principal: Principal) 
 
 async def _refuse(websocket: WebSocket, refusal: AuthError) -> None:
     offered: list[str] = websocket.scope["subprotocols"]
-    by_subprotocol = any(name.startswith(SUBPROTOCOL_TOKEN_PREFIX) for name in offered)
-    if refusal.status == 401 and by_subprotocol:
+    if refusal.status == 401 and any(name.startswith(SUBPROTOCOL_TOKEN_PREFIX) for name in offered):
         # A browser cannot see the status of a refused upgrade: OpenAI tells it in band.
-        await websocket.accept("realtime" if "realtime" in offered else None)
+        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         error = WireError("invalid_request_error", "invalid_api_key", refusal.message)
-        protocol: FluemanWebSocketProtocol = websocket.scope["extensions"][EXTENSION]
-        _say_goodbye(protocol, error, CLOSE_UNAUTHENTICATED, "invalid_request_error.invalid_api_key")
+        _say_goodbye(websocket, error, CLOSE_UNAUTHENTICATED, "invalid_request_error.invalid_api_key")
         return
     await websocket.send_denial_response(auth_problem_response(refusal))
 
 
-async def _turn_away(websocket: WebSocket, status: int, message: str) -> None:
-    code = "server_error" if status == 503 else "rate_limit_exceeded"
-    await websocket.send_denial_response(
-        problem_response(status, code, message, headers={"retry-after": str(RETRY_AFTER_S)})
-    )
+def _turned_away(status: int, code: str, message: str) -> Response:
+    return problem_response(status, code, message, headers={"retry-after": str(RETRY_AFTER_S)})
 
 
-def _say_goodbye(protocol: FluemanWebSocketProtocol, error: WireError, code: int, reason: str) -> None:
+def _say_goodbye(websocket: WebSocket, error: WireError, code: int, reason: str) -> None:
+    protocol: FluemanWebSocketProtocol = websocket.scope["extensions"][EXTENSION]
     protocol.send_texts([encode_event(ErrorEvent(new_id("event_"), error))])
     protocol.close(code, reason)

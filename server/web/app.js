@@ -18,7 +18,7 @@ const LIVE_PACE_EVERY_MS = 250;
 const TRIES_BEFORE_OFFLINE = 6;
 
 /** @type {Record<Mood, string>} */
-const MOOD_IN_WORDS = { away: "Away", idle: "Ready", listening: "Listening", thinking: "Thinking", speaking: "Speaking" };
+const MOOD_IN_WORDS = { away: "Asleep", idle: "Ready", listening: "Listening", thinking: "Thinking", speaking: "Speaking" };
 
 /** @template {HTMLElement} T @param {string} id @param {new () => T} kind @returns {T} */
 function find(id, kind) {
@@ -93,11 +93,10 @@ function moodNow() {
 
 function refresh() {
   const mood = moodNow();
-  if (document.body.dataset["mood"] !== mood) {
-    document.body.dataset["mood"] = mood;
-    face.mood = mood;
-    find("mood", HTMLElement).textContent = MOOD_IN_WORDS[mood];
-  }
+  face.mood = mood;
+  document.body.dataset["mood"] = mood;
+  const isWaking = client.connection.state === "connecting";
+  find("mood", HTMLElement).textContent = isWaking ? "Waking up" : MOOD_IN_WORDS[mood];
   const isAnswering = conversation.answer !== null;
   if (!isAnswering && document.activeElement === stop) message.focus();
   stop.hidden = !isAnswering;

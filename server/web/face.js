@@ -176,6 +176,7 @@ export class Face {
 
   /** @param {Mood} mood */
   set mood(mood) {
+    if (mood === this.#mood) return;
     this.#mood = mood;
     if (mood !== "speaking") this.#visemes.length = 0;
     this.#wake();

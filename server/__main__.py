@@ -26,6 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"These settings are wrong (see .env.example):\n{error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
+    try:
+        if not settings.is_production:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(
+            f"flueman: cannot make the folder {settings.data_dir} (FLUEMAN_DATA_DIR): {error.strerror}", file=sys.stderr
+        )
+        return EXIT_BAD_SETTINGS
     command: Callable[[Settings, argparse.Namespace], int] = parsed.command
     return command(settings, parsed)
 

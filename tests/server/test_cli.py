@@ -97,3 +97,22 @@ def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
         done.stderr
         == f"flueman: cannot listen on 127.0.0.1:{port}: another program listens there; choose another --port\n"
     )
+
+
+def test_migrate_makes_the_data_folder_also_when_a_key_is_given(tmp_path: Path) -> None:
+    done = run_cli(
+        tmp_path, "migrate", FLUEMAN_JWT_SECRET="0123456789abcdef0123456789abcdef", FLUEMAN_DATA_DIR="deep/var"
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "deep/var/flueman.db").exists()
+
+
+def test_a_data_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file")
+
+    done = run_cli(tmp_path, "migrate", FLUEMAN_JWT_SECRET="0123456789abcdef0123456789abcdef")
+
+    assert done.returncode == 2
+    assert "FLUEMAN_DATA_DIR" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,190 @@
+"""A really running Flueman to attack, with limits small enough to reach, and its logs and files to search afterwards."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from server.client_secrets import ClientSecrets
+from server.settings import ROOT
+from tests.server.test_auth import SECRET, claims, signed
+from tests.services import Service
+
+ORIGIN = "https://avatar.example"
+CANARY = "canary0f4b"  # is in what must never be written down; searched for at the end
+MAX_CONNECTIONS = 12
+MAX_FRAME_BYTES = 64 * 1024
+HEAD_TIMEOUT_S = 1.0
+Event = dict[str, Any]
+
+
+class Target:
+    """The server under attack."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    @property
+    def port(self) -> int:
+        return self.service.port
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/realtime?model=demo"
+
+    def token(self, subject: str = "mia", **changes: object) -> str:
+        """A good token, but for the changes."""
+        now = int(time.time())
+        return signed(
+            claims(**{"sub": subject, "iat": now, "exp": now + 600, "jti": f"{CANARY}-jti", "note": CANARY} | changes)
+        )
+
+    def client_secrets(self, *, ago_s: float = 0.0) -> ClientSecrets:
+        """Mints as the server would have `ago_s` seconds ago."""
+        return ClientSecrets(SECRET, issuer="flueman", audience="flueman", clock=lambda: time.time() - ago_s)
+
+    @asynccontextmanager
+    async def session(self, subject: str = "mia", **changes: Any) -> AsyncIterator["Client"]:
+        """A session that has begun."""
+        async with self.connect(self.token(subject), **changes) as client:
+            assert (await client.next())["type"] == "session.created"
+            yield client
+
+    @asynccontextmanager
+    async def connect(
+        self,
+        token: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: list[str] | None = None,
+        url: str | None = None,
+        **options: Any,
+    ) -> AsyncIterator["Client"]:
+        """A connection; what refuses the handshake raises `InvalidStatus`."""
+        all_headers = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token is not None else {})
+        async with connect(
+            url or self.url,
+            additional_headers=all_headers,
+            subprotocols=[Subprotocol(name) for name in subprotocols] if subprotocols else None,
+            **{"compression": None, "max_size": None, "ping_interval": None, "proxy": None, "close_timeout": 3}
+            | options,
+        ) as socket:
+            yield Client(socket)
+
+    def memory_bytes(self) -> int:
+        """What the server's process holds in memory."""
+        resident_pages = int(Path(f"/proc/{self.service.pid}/statm").read_text().split()[1])
+        return resident_pages * os.sysconf("SC_PAGE_SIZE")
+
+    def log(self) -> str:
+        """All that the server has logged."""
+        return self.service.log_path.read_text()
+
+
+class Client:
+    """A client that speaks events."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def send(self, event: Event | str | bytes) -> None:
+        await self.socket.send(json.dumps(event) if isinstance(event, dict) else event)
+
+    async def next(self) -> Event:
+        """The next event; a server that says nothing for 10 s fails the test."""
+        event: Event = json.loads(await _within(10, self.socket.recv()))
+        return event
+
+    async def until(self, kind: str) -> Event:
+        """The next event of that type; others before it are dropped."""
+        while (event := await self.next())["type"] != kind:
+            pass
+        return event
+
+    async def error(self) -> Event:
+        """The `error` of the next error event."""
+        error: Event = (await self.until("error"))["error"]
+        return error
+
+    async def closed(self) -> int:
+        """The close code, once the server has closed."""
+        await _within(15, self.socket.wait_closed())
+        assert self.socket.close_code is not None
+        return self.socket.close_code
+
+    async def is_alive(self) -> float:
+        """How long, in seconds, the session takes to answer."""
+        started_s = time.monotonic()
+        probe = f"probe_{started_s}"
+        await self.send({"type": "conversation.item.retrieve", "event_id": probe, "item_id": "item_none"})
+        while (await self.error())["event_id"] != probe:
+            pass
+        return time.monotonic() - started_s
+
+
+async def _within(limit_s: float, awaitable: Any) -> Any:
+    async with asyncio.timeout(limit_s):
+        return await awaitable
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """One server for all attacks. Afterwards it must still be ready, have logged no error and no canary, and have kept no token."""
+    folder = tmp_path_factory.mktemp("target")
+    environment = {
+        "FLUEMAN_ENGINE": "scripted",
+        "FLUEMAN_SCRIPTED_TOKENS_PER_S": "0",
+        "FLUEMAN_DATA_DIR": str(folder / "var"),
+        "FLUEMAN_JWT_SECRET": SECRET.decode(),
+        "FLUEMAN_ALLOWED_ORIGINS": ORIGIN,
+        "FLUEMAN_MAX_CONNECTIONS_PER_USER": str(MAX_CONNECTIONS),
+        "FLUEMAN_MAX_FRAME_BYTES": str(MAX_FRAME_BYTES),
+        "FLUEMAN_MAX_OUTPUT_BYTES": "65536",
+        "FLUEMAN_HANDSHAKE_TIMEOUT_S": str(HEAD_TIMEOUT_S),
+        "FLUEMAN_PING_INTERVAL_S": "1",
+        "FLUEMAN_PING_TIMEOUT_S": "1",
+        "FLUEMAN_EVENTS_PER_S": "200",
+        "FLUEMAN_EVENTS_BURST": "400",
+        "FLUEMAN_LOG_LEVEL": "debug",
+        "PYTHONPATH": str(ROOT),
+    }
+    removed = [option for name in os.environ if name.startswith("FLUEMAN_") for option in ("-u", name)]
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    service = Service(
+        "flueman",
+        folder,
+        lambda port: ["env", *removed, *settings, sys.executable, "-m", "server", "serve", "--port", str(port)],
+        _is_ready,
+    )
+    service.start()
+    try:
+        yield Target(service)
+        assert _is_ready(service.port), "the server did not survive"
+    finally:
+        service.stop()
+    log = service.log_path.read_text()
+    lines = [json.loads(line) for line in log.splitlines()]  # each line is one JSON object
+    assert [line for line in lines if line["level"] in ("error", "critical")] == []
+    assert "Traceback" not in log
+    assert CANARY not in log
+    for path in (folder / "var").rglob("*"):
+        assert path.is_dir() or CANARY.encode() not in path.read_bytes(), f"{path} holds a canary"
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    return False

@@ -1,9 +1,10 @@
 """Talking to the digital human in a real browser, against a really running server."""
 
+import json
 import re
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
 from tests.browser.conftest import NUM_TOKENS, TOKENS_PER_S, Server, visit
 from tests.browser.person import Person
@@ -167,3 +168,54 @@ async def test_nothing_moves_when_reduced_motion_is_asked_for(browser: Browser, 
 
         assert await page.evaluate("document.getAnimations().length") == 0
         assert await page.evaluate("window.mouths.size") <= 2
+
+
+async def test_an_answer_cut_short_says_so(browser: Browser, server: Server) -> None:
+    def shorten(socket: WebSocketRoute) -> None:
+        upstream = socket.connect_to_server()
+
+        def forward(frame: str | bytes) -> None:
+            event = json.loads(frame)
+            if event["type"] == "response.create":
+                event["response"] = {"max_output_tokens": 4}
+            upstream.send(json.dumps(event))
+
+        socket.on_message(forward)
+
+    async with visit(browser, "about:blank") as page:
+        await page.route_web_socket("**/v1/realtime*", shorten)
+        await page.goto(server.url)
+        person = Person(page)
+        await person.wait_until_connected()
+
+        answer = await person.say("Hello")
+
+        await person.wait_until(answer, "incomplete")
+        await expect(answer).to_contain_text("Cut short: the answer reached its length limit.")
+        await expect(answer.locator(".meta")).to_contain_text("4 tokens")
+
+
+async def test_an_event_that_the_server_refuses_is_a_polite_notice(browser: Browser, server: Server) -> None:
+    def spoil(socket: WebSocketRoute) -> None:
+        upstream = socket.connect_to_server()
+
+        def forward(frame: str | bytes) -> None:
+            event = json.loads(frame)
+            if event["type"] == "session.update":
+                event["session"]["output_modalities"] = ["scent"]
+            upstream.send(json.dumps(event))
+
+        socket.on_message(forward)
+
+    async with visit(browser, "about:blank") as page:
+        await page.route_web_socket("**/v1/realtime*", spoil)
+        await page.goto(server.url)
+        person = Person(page)
+
+        await expect(person.notice).to_contain_text("output_modalities")
+
+        await page.get_by_role("button", name="Dismiss").click()
+        await expect(person.notice).to_be_empty()
+        await expect(person.box).to_be_focused()
+        answer = await person.say("Hello")
+        await person.wait_until(answer, "completed")

@@ -173,7 +173,7 @@ class LiveSession:
             self._connection.close(1011, "the session's journal is damaged")
 
     def _expire(self, close: Close) -> None:
-        self._apply(self._dialogue.expire(code=close.code, reason=close.reason))
+        self._apply(self._dialogue.expire(self._node.now_ms(), code=close.code, reason=close.reason))
 
     def _close_when_done(self) -> None:
         close = self._close

@@ -104,6 +104,8 @@ def parse_session_patch(raw: bytes | msgspec.Raw) -> SessionPatch:
         patch = _patch_decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise from_validation_error(error, prefix="session") from error
+    except RecursionError as error:
+        raise BadEvent("invalid_value", "The session is nested too deeply.", "session") from error
     if patch.type != "realtime":
         raise BadEvent(
             "invalid_parameter", f"Session type {patch.type!r} is not served here; use 'realtime'.", "session.type"
@@ -116,13 +118,16 @@ def parse_session_patch(raw: bytes | msgspec.Raw) -> SessionPatch:
 
 
 def merge(config: SessionConfig, patch: SessionPatch) -> SessionConfig:
-    """The configuration after the change; null sets a field back to its default, `audio` is merged key by key, to any depth."""
+    """The configuration after the change; null sets a field back to its default, `audio` is merged key by key, to any depth.
+
+    `BadEvent` when what is kept as it came cannot be read.
+    """
     defaults = SessionConfig(model=config.model)
     changes: dict[str, object] = {}
     for field in _MERGED_FIELDS:
         value = getattr(patch, field)
         if value is not UNSET:
-            changes[field] = getattr(defaults, field) if value is None else _detached(value)
+            changes[field] = getattr(defaults, field) if value is None else _kept(value)
     if isinstance(patch.audio, Raw):
         changes["audio"] = _merge_audio(config.audio, patch.audio)
     return msgspec.structs.replace(config, **changes) if changes else config
@@ -185,17 +190,33 @@ _JsonObject = dict[str, object]
 _object_decoder = msgspec.json.Decoder(_JsonObject | None)
 
 
-def _detached(value: object) -> object:
-    # A Raw is a view of the whole frame that it came in: a copy lets the frame go.
-    return value.copy() if isinstance(value, Raw) else value
+def _kept(value: object) -> object:
+    match value:
+        case Raw():
+            return _compact(value)
+        case tuple():
+            return tuple(map(_kept, value))
+        case FunctionTool():
+            return msgspec.structs.replace(value, parameters=_compact(value.parameters))
+        case _:
+            return value
+
+
+def _compact(raw: Raw) -> Raw:
+    # The journal parts events at newlines. And a Raw is a view of the whole frame that it came in: a copy lets the frame go.
+    return Raw(msgspec.json.format(bytes(raw), indent=-1))
 
 
 def _merge_audio(old: Raw, change: Raw) -> Raw:
-    changes = _object_decoder.decode(change)
-    if changes is None:
-        return _DEFAULT_AUDIO
-    merged = _deep_merge(_object_decoder.decode(old) or {}, changes)
-    return Raw(_encoder.encode({name: _with_served_rate(direction) for name, direction in merged.items()}))
+    try:
+        changes = _object_decoder.decode(change)
+        if changes is None:
+            return _DEFAULT_AUDIO
+        merged = _deep_merge(_object_decoder.decode(old) or {}, changes)
+        return Raw(_encoder.encode({name: _with_served_rate(direction) for name, direction in merged.items()}))
+    except (msgspec.ValidationError, RecursionError) as error:
+        # Numbers beyond any type, and nesting that the decoder could skip but merging cannot follow.
+        raise BadEvent("invalid_value", "Numbers are too big or nesting is too deep.", "session.audio") from error
 
 
 def _deep_merge(base: _JsonObject, change: _JsonObject) -> _JsonObject:

@@ -216,9 +216,10 @@ class Dialogue:
         self._finish(answer, "failed", details, now_ms)
         return out
 
-    def expire(self, *, code: int, reason: str) -> Effects:
-        """The session's or the token's time is over."""
+    def expire(self, now_ms: int, *, code: int, reason: str) -> Effects:
+        """The session's or the token's time is over: answers end with it, or else they could hold the session open."""
         out = self._begin()
+        self._cancel_all(now_ms, reason="expired")
         self._emit_error(WireError("invalid_request_error", "session_expired", reason))
         out.close = Close(code, reason)
         return out
@@ -226,11 +227,7 @@ class Dialogue:
     def end(self, now_ms: int) -> Effects:
         """The client is gone: answers are cancelled, the session ends and its journal is to be archived."""
         out = self._begin()
-        for answer in list(self._answers.values()):
-            out.aborts.append(answer.response_id)
-            self._finish(
-                answer, "cancelled", StatusDetails("cancelled", "client_cancelled"), now_ms, reason="disconnected"
-            )
+        self._cancel_all(now_ms, reason="disconnected")
         self._record_session("ended", now_ms)
         last = self.next_sequence - 1
         out.records.append(
@@ -372,6 +369,11 @@ class Dialogue:
         self._out.aborts.append(answer.response_id)
         self._finish(answer, "cancelled", StatusDetails("cancelled", "client_cancelled"), now_ms)
 
+    def _cancel_all(self, now_ms: int, *, reason: str) -> None:
+        for answer in list(self._answers.values()):
+            self._out.aborts.append(answer.response_id)
+            self._finish(answer, "cancelled", StatusDetails("cancelled", "client_cancelled"), now_ms, reason=reason)
+
     def _require_item(self, item_id: str, code: str) -> Item:
         found = self._timeline.get(item_id)
         if found is None:
@@ -466,7 +468,9 @@ class Dialogue:
                 assert_never(output)
         item = output.item("completed" if status == "completed" else "incomplete")
         answer.done.append(item)
-        if answer.in_conversation and item.id in self._timeline:
+        begun = self._timeline.get(item.id) if answer.in_conversation else None
+        # A completed one is the client's own: it deleted the answer's and wrote what was heard in its place.
+        if begun is not None and begun.status == "in_progress":
             self._out.saved_items += self._timeline.replace(item)
             self._out.events.append(ItemDone(self._event_id(), self._timeline.previous_id(item.id), item))
         self._out.events.append(OutputItemDone(self._event_id(), answer.response_id, output.output_index, item))

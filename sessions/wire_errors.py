@@ -37,23 +37,23 @@ class BadEvent(Exception):
 
 
 _AT = re.compile(r" - at `\$\.?(.*)`$")
-_MISSING = re.compile(r"^Object missing required field `(.*)`")
-_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`")
+_MISSING = re.compile(r"^Object missing required field `(.*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$")
 
 
 def from_validation_error(error: msgspec.ValidationError, prefix: str = "") -> BadEvent:
     """The wire's words for what msgspec found; `prefix` is the path of the decoded value within the event."""
     text = str(error)
+    reason = _AT.sub("", text)
     at = _AT.search(text)
     inner = at.group(1) if at else ""
     path = ".".join(part for part in (prefix, inner.replace("[...]", "")) if part)
-    if missing := _MISSING.match(text):
+    if missing := _MISSING.match(reason):
         param = _join(path, missing.group(1))
         return BadEvent("missing_required_parameter", f"Missing required parameter: '{param}'.", param)
-    if unknown := _UNKNOWN.match(text):
+    if unknown := _UNKNOWN.match(reason):
         param = _join(path, unknown.group(1))
         return BadEvent("unknown_parameter", f"Unknown parameter: '{param}'.", param)
-    reason = _AT.sub("", text)
     if reason.startswith("Invalid value"):
         param = path if path.endswith("type") else _join(path, "type")
         return BadEvent(

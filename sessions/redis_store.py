@@ -18,8 +18,6 @@ import hiredis
 import msgspec
 import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from sessions import redis_scripts
@@ -82,7 +80,8 @@ _BURY = _Script(redis_scripts.BURY)
 class _Line:
     """One connection, opened when first needed, used by one call at a time.
 
-    A call that is cut short, by its time or by cancellation, drops the connection: its reply may still come, and nobody else may read it.
+    A call that is cut short, by its time or by cancellation, drops the connection (redis-py's `read_response` does): its reply may still
+    come, and nobody else may read it. Unlike redis-py's client, its connections never send a command twice.
     """
 
     def __init__(self, connection: AbstractConnection, timeout_s: float) -> None:
@@ -127,13 +126,8 @@ class _Line:
                 raise StoreUnavailable("Redis does not keep scripts") from error
 
     async def _exchange(self, packed: list[bytes]) -> list[Any]:
-        connection = self._connection
-        try:
-            await connection.send_packed_command(packed, check_health=False)
-            return [await self._read() for _ in packed]
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+        await self._connection.send_packed_command(packed, check_health=False)
+        return [await self._read() for _ in packed]
 
     async def _read(self) -> Any:
         try:
@@ -163,10 +157,8 @@ class RedisStore:
         self._production = production
         self._timeout_s = timeout_s
         self._retention_ms = max(1, int(retention_s * 1000))
-        # Only makes connections: a lost reply must not be repeated behind our back, and the time limit is ours (`_Line`).
-        pool = ConnectionPool.from_url(
-            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None, socket_connect_timeout=timeout_s
-        )
+        # Only makes connections; the time limit of a call is ours (`_Line`).
+        pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=None, socket_connect_timeout=timeout_s)
         connections: list[AbstractConnection] = [
             pool.make_connection()  # type: ignore[no-untyped-call]
             for _ in range(2 + _NUM_SPARE_LINES)

@@ -92,7 +92,8 @@ def durable_s3(tmp_path: Path) -> Iterator[services.FolderS3Server]:
 @pytest.fixture
 async def redis_store(own_redis: services.RedisServer) -> AsyncIterator[RedisStore]:
     """A store on an empty Redis."""
-    async with RedisStore(own_redis.url, production=True) as store:
+    # Generous: a busy machine's disk may take seconds for an fsync.
+    async with RedisStore(own_redis.url, production=True, timeout_s=10) as store:
         yield store
 
 

@@ -66,7 +66,7 @@ class Service:
             self._start_on(self.port)
             return
         for attempt in range(_NUM_PORTS_TRIED):
-            port = _free_port()
+            port = free_port()
             try:
                 self._start_on(port)
             except ServiceFailed:
@@ -309,18 +309,18 @@ class TcpProxy:
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)
-        server_reader, server = await asyncio.open_connection(_HOST, self._target_port)
-        # Whoever closes first ends both; a connection that breaks is nothing to report here.
+        # Whoever closes first ends both; a connection that breaks, or finds no server, is nothing to report here.
         try:
-            async with asyncio.TaskGroup() as directions:
-                directions.create_task(self._carry(client_reader, server, lambda: False))
-                directions.create_task(self._carry(server_reader, client, self._swallows))
-        except* (ConnectionError, EOFError):
+            with contextlib.closing(client):
+                server_reader, server = await asyncio.open_connection(_HOST, self._target_port)
+                with contextlib.closing(server):
+                    async with asyncio.TaskGroup() as directions:
+                        directions.create_task(self._carry(client_reader, server, lambda: False))
+                        directions.create_task(self._carry(server_reader, client, self._swallows))
+        except* (OSError, EOFError):
             pass
         finally:
             self._links.discard(link)
-            for writer in (client, server):
-                writer.close()
 
     async def close_links(self) -> None:
         """Close every connection that is open."""
@@ -386,7 +386,8 @@ def _die_with(parent_pid: int) -> Callable[[], None]:
     return before_exec
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.socket() as listener:
         listener.bind((_HOST, 0))
         port: int = listener.getsockname()[1]

@@ -44,7 +44,7 @@ async def test_a_final_session_expires_and_leaves_no_key(own_redis: RedisServer,
             )
         await store.trim(SESSION, 2, final=True)
         # Resumed after its end: its new journal must not stay for ever either.
-        await store.trim(OTHER, 1, final=True)
+        await store.trim(OTHER, 2, final=True)
         epoch = (await store.claim(OTHER, "node-2")).epoch
         await store.append([make_append(3, epoch=epoch, session_id=OTHER, saved=[make_placed("item_2", 2.0)])])
 
@@ -61,6 +61,17 @@ async def test_a_final_session_expires_and_leaves_no_key(own_redis: RedisServer,
         assert await store.append([make_append(3)]) == ["fenced"]
         await store.trim(SESSION, 2, final=True)
         assert await redis.keys("*:sess_*") == []
+
+
+async def test_a_claim_starts_the_retention_of_a_final_session_anew(redis_store: RedisStore, redis: Redis) -> None:
+    state = f"fl:{{0}}:{SESSION}:state"
+    await redis_store.create(make_meta(), "node-1")
+    await redis_store.trim(SESSION, 0, final=True)
+    await redis.pexpire(state, 60_000)
+
+    await redis_store.claim(SESSION, "node-2")
+
+    assert await redis.pttl(state) > 60_000
 
 
 async def test_shards_share_one_outbox_protocol(own_redis: RedisServer) -> None:
@@ -152,7 +163,7 @@ async def test_a_paused_redis_is_unavailable_in_time_and_the_retry_is_a_dup(own_
         async with asyncio.timeout(3):
             with pytest.raises(StoreUnavailable) as caught:
                 await store.append([make_append(2, [b"2"], records=[b"record"])])
-            calls = [store.ping() for _ in range(20)]
+            calls = [store.ping() for _ in range(60)]
             answers = await asyncio.gather(*calls, store.take("writer-1", 1, 0.1), return_exceptions=True)
         own_redis.resume()
 

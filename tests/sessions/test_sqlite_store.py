@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,30 @@ async def test_a_final_session_expires_from_sqlite(tmp_path: Path) -> None:
         with pytest.raises(SessionNotFound):
             await store.claim(SESSION, "node-2")
 
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         counts = [
             database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("sessions", "items", "journal")
         ]
-    database.close()
     assert counts == [0, 0, 0]
+
+
+@pytest.mark.parametrize("by_append", [True, False])
+async def test_a_change_starts_the_retention_of_a_final_session_anew(tmp_path: Path, by_append: bool) -> None:
+    path, long_ago_ms, never_ms = tmp_path / "sessions.sqlite", 1_000_000_000_000, 10**15
+    async with SqliteStore(path, retention_s=60) as store:
+        await store.create(make_meta(), "node-1")
+        await store.trim(SESSION, 0, final=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("UPDATE sessions SET expires_ms = ?", (never_ms,))
+
+            if by_append:
+                await store.append([make_append(1)])
+            else:
+                await store.claim(SESSION, "node-2")
+
+            (expires_ms,) = database.execute("SELECT expires_ms FROM sessions").fetchone()
+    assert long_ago_ms < expires_ms < never_ms
 
 
 async def test_a_second_user_of_the_file_is_refused_by_name_until_the_first_is_gone(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         "FLUEMAN_MAX_OUTPUT_BYTES": "65536",
         "FLUEMAN_HANDSHAKE_TIMEOUT_S": str(HEAD_TIMEOUT_S),
         "FLUEMAN_PING_INTERVAL_S": "1",
-        "FLUEMAN_PING_TIMEOUT_S": "1",
+        "FLUEMAN_PING_TIMEOUT_S": "5",
         "FLUEMAN_EVENTS_PER_S": "200",
         "FLUEMAN_EVENTS_BURST": "400",
         "FLUEMAN_LOG_LEVEL": "debug",

@@ -1,0 +1,267 @@
+"""Attacks by frames: too large, too many, compressed, broken, never read; and what they cost others. Keeps P7."""
+
+import asyncio
+import contextlib
+import json
+import os
+import struct
+import time
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.security.conftest import MAX_FRAME_BYTES, Client, Target
+from tests.security.test_handshake import UPGRADE
+
+LONG_ANSWER = {
+    "type": "message",
+    "role": "user",
+    "content": [{"type": "input_text", "text": "[tokens 20000] [pace 0]"}],
+}
+MAX_VICTIM_S = 2.0  # generous: two shared, noisy cores
+
+
+class RawSocket:
+    """A WebSocket client that obeys no rule."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def frame(self, first_byte: int, payload: bytes, *, masked: bool = True) -> None:
+        """One frame; `first_byte` holds FIN, the reserved bits and the opcode."""
+        size = len(payload)
+        mask_bit = 0x80 if masked else 0
+        if size < 126:
+            head = bytes((first_byte, mask_bit | size))
+        elif size < 65_536:
+            head = struct.pack("!BBH", first_byte, mask_bit | 126, size)
+        else:
+            head = struct.pack("!BBQ", first_byte, mask_bit | 127, size)
+        self.writer.write(head + (bytes(4) if masked else b"") + payload)  # a mask of zeros changes nothing
+        await self.writer.drain()
+
+    async def close_code(self) -> int | None:
+        """The code of the server's close frame; None when the connection was cut without one."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(20):
+                while True:
+                    opcode, length = await self.reader.readexactly(2)
+                    if length == 126:
+                        (size,) = struct.unpack("!H", await self.reader.readexactly(2))
+                    elif length == 127:
+                        (size,) = struct.unpack("!Q", await self.reader.readexactly(8))
+                    else:
+                        size = length
+                    payload = await self.reader.readexactly(size)
+                    if opcode & 0x0F == 8:
+                        return int.from_bytes(payload[:2])
+        return None
+
+
+@asynccontextmanager
+async def raw(target: Target, subject: str = "eve", extra: str = "") -> AsyncIterator[RawSocket]:
+    """An upgraded connection in raw hands."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+    writer.write(UPGRADE + f"Authorization: Bearer {target.token(subject)}\r\n{extra}\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"permessage-deflate" not in head.lower()
+    try:
+        yield RawSocket(reader, writer)
+    finally:
+        writer.close()
+
+
+async def worst_wait_s(victim: Client, attack: asyncio.Task[None]) -> float:
+    """The longest that the victim waits for an answer while the attack goes on."""
+    worst_s = 0.0
+    while not attack.done():
+        worst_s = max(worst_s, await victim.is_alive())
+        await asyncio.sleep(0.02)
+    await attack
+    return worst_s
+
+
+@pytest.mark.parametrize("size", [MAX_FRAME_BYTES + 1, 1024 * 1024, 15 * 1024 * 1024])
+async def test_a_message_over_the_limit_closes_1009(target: Target, size: int) -> None:
+    async with raw(target) as attacker:
+        with contextlib.suppress(ConnectionError):
+            await attacker.frame(0x81, b"a" * size)
+
+        assert await attacker.close_code() in (1009, None if size > 1024 * 1024 else 1009)
+
+
+async def test_a_message_of_the_limit_is_read(target: Target) -> None:
+    async with target.session("large") as client:
+        text = '{"type":"x","pad":"' + "a" * (MAX_FRAME_BYTES - 21) + '"}'
+        assert len(text) == MAX_FRAME_BYTES
+        await client.send(text)
+
+        assert (await client.error())["type"] == "invalid_request_error"
+
+
+async def test_a_message_too_large_in_fragments_closes_1009(target: Target) -> None:
+    async with raw(target) as attacker:
+        with contextlib.suppress(ConnectionError):
+            await attacker.frame(0x01, b"a" * 40_000)
+            await attacker.frame(0x80, b"a" * 40_000)
+
+        assert await attacker.close_code() == 1009
+
+
+async def test_a_compression_bomb_is_not_inflated(target: Target) -> None:
+    bomb = zlib.compress(bytes(15 * 1024 * 1024), 9)
+    before = target.memory_bytes()
+    async with raw(target, extra="Sec-WebSocket-Extensions: permessage-deflate\r\n") as attacker:
+        await attacker.frame(0xC1, bomb)
+
+        assert await attacker.close_code() == 1002
+    assert target.memory_bytes() - before < 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("payload", [b"", b"a"])
+async def test_a_storm_of_fragments_is_cut(target: Target, payload: bytes) -> None:
+    async with raw(target) as attacker:
+        with contextlib.suppress(ConnectionError):
+            await attacker.frame(0x01, b"{")
+            for _ in range(20_000):
+                await attacker.frame(0x00, payload)
+
+        assert await attacker.close_code() == 1008
+
+
+async def test_a_message_in_a_few_fragments_is_read(target: Target) -> None:
+    async with target.session("parts") as client:
+        await client.socket.send(['{"type":', '"no.such', '.event"}'])
+
+        assert (await client.error())["code"] == "invalid_value"
+
+
+@pytest.mark.parametrize(
+    ("first_byte", "payload", "masked", "code"),
+    [
+        (0x81, b"\xff\xfe{}", True, 1007),
+        (0x81, b"\xed\xa0\x80", True, 1007),
+        (0x81, b"{}", False, 1002),
+        (0x83, b"{}", True, 1002),
+        (0x80, b"{}", True, 1002),
+        (0xF1, b"{}", True, 1002),
+        (0x09, b"a", True, 1002),
+        (0x89, b"a" * 126, True, 1002),
+        (0x88, b"\x03", True, 1002),
+        (0x88, b"\x03\xec", True, 1002),
+    ],
+    ids=[
+        "utf8",
+        "surrogate",
+        "unmasked",
+        "opcode",
+        "continuation",
+        "reserved",
+        "split-ping",
+        "long-ping",
+        "short-close",
+        "code-1004",
+    ],
+)
+async def test_a_broken_frame_closes_with_its_code(
+    target: Target, first_byte: int, payload: bytes, masked: bool, code: int
+) -> None:
+    async with raw(target) as attacker:
+        await attacker.frame(first_byte, payload, masked=masked)
+
+        assert await attacker.close_code() == code
+
+
+async def test_a_binary_message_is_answered_and_closed_1003(target: Target) -> None:
+    async with target.session("binary") as client:
+        await client.send(b"\x00\xff")
+
+        assert (await client.error())["code"] == "invalid_event"
+        assert await client.closed() == 1003
+
+
+async def test_a_flood_of_pings_is_cut_and_others_do_not_notice(target: Target) -> None:
+    async with target.session("victim") as victim, raw(target) as attacker:
+
+        async def flood() -> None:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(20_000):
+                    await attacker.frame(0x89, b"ping")
+
+        async with asyncio.TaskGroup() as tasks:
+            worst_s = await worst_wait_s(victim, tasks.create_task(flood()))
+
+        assert await attacker.close_code() in (1008, None)
+        assert worst_s < MAX_VICTIM_S
+
+
+async def test_a_flood_of_messages_is_slowed_and_others_do_not_notice(target: Target) -> None:
+    num_sent = 0
+    async with target.session("victim") as victim, target.session("flooder") as flooder:
+
+        async def flood() -> None:
+            nonlocal num_sent
+            deadline_s = time.monotonic() + 3
+            with contextlib.suppress(TimeoutError, ConnectionClosed):
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + 3):
+                    while time.monotonic() < deadline_s:
+                        await flooder.send({"type": "conversation.item.retrieve", "item_id": "x" * 2_000})
+                        num_sent += 1
+                        await asyncio.sleep(0)
+
+        async def answers() -> int:
+            count = 0
+            with contextlib.suppress(TimeoutError, ConnectionClosed):
+                async with asyncio.timeout(3):
+                    while True:
+                        await flooder.next()
+                        count += 1
+            return count
+
+        async with asyncio.TaskGroup() as tasks:
+            counting = tasks.create_task(answers())
+            worst_s = await worst_wait_s(victim, tasks.create_task(flood()))
+
+        # 400 at once and 200 a second; without the limit a client gets thousands.
+        assert 100 < counting.result() < 400 + 3 * 200 + 200
+        assert worst_s < MAX_VICTIM_S
+
+
+async def test_a_client_that_never_reads_is_closed_and_costs_little(target: Target) -> None:
+    before = target.memory_bytes()
+    async with target.session("victim") as victim, raw(target, "sleeper") as sleeper:
+        transport = sleeper.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        ask = json.dumps(
+            {"type": "response.create", "response": {"conversation": "none", "input": [LONG_ANSWER]}}
+        ).encode()
+
+        async def hear_nothing() -> None:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(4):
+                    await sleeper.frame(0x81, ask)
+                await asyncio.sleep(3)
+
+        async with asyncio.TaskGroup() as tasks:
+            worst_s = await worst_wait_s(victim, tasks.create_task(hear_nothing()))
+        assert worst_s < MAX_VICTIM_S
+        assert target.memory_bytes() - before < 32 * 1024 * 1024
+
+        transport.resume_reading()
+        assert await sleeper.close_code() == 1013  # behind what the kernel still held for it
+
+
+async def test_noise_closes_only_its_own_connection(target: Target) -> None:
+    async with target.session("victim") as victim:
+        for _ in range(30):
+            async with raw(target) as attacker:
+                attacker.writer.write(os.urandom(2_000))
+                with contextlib.suppress(ConnectionError):
+                    await attacker.writer.drain()
+        assert await victim.is_alive() < MAX_VICTIM_S

@@ -165,14 +165,21 @@ ClientEvent = (
 )
 
 
-class _Envelope(Struct, frozen=True):
+class _Typed(Struct, frozen=True):
     type: str | UnsetType = UNSET
-    event_id: str | UnsetType | None = UNSET
+
+
+class _Numbered(Struct, frozen=True):
+    event_id: object = None
 
 
 _decoder: msgspec.json.Decoder[ClientEvent] = msgspec.json.Decoder(ClientEvent)
-_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_type_decoder = msgspec.json.Decoder(_Typed)
+_id_decoder = msgspec.json.Decoder(_Numbered)
 _MAX_EVENT_ID_LENGTH = 512
+# UnicodeError: a lone surrogate cannot be encoded again; RecursionError: nesting deeper than the decoder goes. A decoder that stopped at
+# a wrong value never saw what follows it, so the envelope's can still meet each of them.
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 class RefusedEvent(Exception):
@@ -190,9 +197,8 @@ def decode_client_event(frame: str | bytes) -> ClientEvent:
         return _decoder.decode(frame)
     except msgspec.ValidationError as error:
         raise RefusedEvent(_reason(error, frame), _event_id(frame)) from error
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        # UnicodeError: a lone surrogate cannot be encoded again; RecursionError: nesting deeper than the decoder goes.
-        raise RefusedEvent(BadEvent("invalid_json", "The frame is not valid JSON."), None) from error
+    except _UNREADABLE as error:
+        raise RefusedEvent(_not_json(), None) from error
 
 
 def _reason(error: msgspec.ValidationError, frame: str | bytes) -> BadEvent:
@@ -206,17 +212,23 @@ def _reason(error: msgspec.ValidationError, frame: str | bytes) -> BadEvent:
 
 def _unknown_type(frame: str | bytes) -> BadEvent:
     try:
-        found = _envelope_decoder.decode(frame).type
+        found = _type_decoder.decode(frame).type
     except msgspec.ValidationError:
         return BadEvent("invalid_type", "Invalid type for 'type': expected a string.", "type")
+    except _UNREADABLE:
+        return _not_json()
     if found is UNSET:
         return BadEvent("missing_required_parameter", "Missing required parameter: 'type'.", "type")
     return BadEvent("invalid_value", f"Invalid value: {found[:64]!r} is no event of this protocol.", "type")
 
 
+def _not_json() -> BadEvent:
+    return BadEvent("invalid_json", "The frame is not valid JSON.")
+
+
 def _event_id(frame: str | bytes) -> str | None:
     try:
-        found = _envelope_decoder.decode(frame).event_id
-    except msgspec.DecodeError:
+        found = _id_decoder.decode(frame).event_id
+    except _UNREADABLE:
         return None
     return found[:_MAX_EVENT_ID_LENGTH] if isinstance(found, str) else None

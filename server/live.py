@@ -31,6 +31,10 @@ _MAX_UNCOMMITTED_EVENTS = 256
 class Connection(Protocol):
     """Where a session's events are sent."""
 
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much is unsent that answers should wait."""
+
     def send_texts(self, payloads: list[bytes]) -> None:
         """Send each payload as one text message, or drop all when closing."""
 
@@ -122,12 +126,17 @@ class LiveSession:
             self._apply(self._dialogue.receive(event, self._node.now_ms()))
 
     async def room(self) -> None:
-        """Return when the session has room."""
-        while not self.has_room:
+        """Return when an answer may go on: the journal has room for its events and the connection is not congested."""
+        while not self.has_room or self._connection.is_congested:
             if self._room is None:
                 self._room = asyncio.Event()
             self._room.clear()
             await self._room.wait()
+
+    def wake(self) -> None:
+        """Let waiting answers look again whether there is room."""
+        if self._room is not None:
+            self._room.set()
 
     def reject(self, error: WireError, code: int) -> None:
         """Tell the client of a mistake that ends its connection."""
@@ -156,8 +165,7 @@ class LiveSession:
         if resumption is not None and resumption.enabled:
             events = [with_sequence_number(event, part.first_sequence + index) for index, event in enumerate(events)]
         self._connection.send_texts(events)
-        if self._room is not None:
-            self._room.set()
+        self.wake()
         if self.on_room is not None:
             self.on_room()
         if self._close is not None:
@@ -214,7 +222,7 @@ class LiveSession:
             async with contextlib.aclosing(node.engine.generate(prompt)) as chunks:
                 async for chunk in chunks:
                     self._apply(dialogue.advance(response_id, chunk, node.now_ms()))
-                    if not self.has_room:
+                    if not self.has_room or self._connection.is_congested:
                         await self.room()
             self._fail(response_id, "server_error", "The engine ended the answer early.")
         except EngineError as error:

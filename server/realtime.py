@@ -179,6 +179,11 @@ class Visit:
         """The connection is gone."""
         self.end(101)
 
+    def drained(self) -> None:
+        """The client has caught up."""
+        if self._session is not None:
+            self._session.wake()
+
     def stop(self) -> None:
         """The server stops: what is being answered may end first."""
         if self._session is not None:
@@ -209,6 +214,9 @@ class Visit:
 
 def _config(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig:
     """The session's first configuration: the model from the URL, the rest from the client secret if one carries it."""
+    if "realtime=v1" in websocket.headers.get("openai-beta", ""):
+        message = "The Realtime beta is not served; remove the OpenAI-Beta header to use the GA shape."
+        raise BadEvent("beta_api_shape_disabled", message)
     config = SessionConfig(model="")
     asked = websocket.query_params.get("model")
     if principal.session_config is not None:

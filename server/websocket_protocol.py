@@ -40,15 +40,24 @@ class Receiver(Protocol):
     def lost(self) -> None:
         """Called once: the connection closes, by whichever side, or is gone."""
 
+    def drained(self) -> None:
+        """The connection is no longer congested."""
+
     def stop(self) -> None:
         """The server stops: close when what is in progress has ended."""
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """Bounds of one connection. `socket_buffer_bytes` bounds what the kernel takes from us for a client that does not read."""
+    """Bounds of one connection. `socket_buffer_bytes` bounds what the kernel takes from us for a client that does not read.
+
+    Above `congested_bytes` unsent, answers wait for the client; above `max_output_bytes`, or after `max_congestion_s` of congestion, it is
+    closed.
+    """
 
     max_fragments: int = 64
     max_output_bytes: int = 1024 * 1024
+    congested_bytes: int = 256 * 1024
+    max_congestion_s: float = 10.0
     pings_per_s: float = 5.0
     pings_burst: int = 20
     socket_buffer_bytes: int = 128 * 1024
@@ -69,6 +78,7 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         self.limits = limits if isinstance(limits, ConnectionLimits) else ConnectionLimits()
         self._receiver: Receiver | None = None
         self._is_detached = False
+        self._congestion_timer: TimerHandle | None = None
         self._num_pings_left = float(self.limits.pings_burst)
         self._last_ping_s = 0.0
         self._abort_timer: TimerHandle | None = None
@@ -78,20 +88,38 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.socket_buffer_bytes)
+        self.transport.set_write_buffer_limits(high=self.limits.congested_bytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
+        self._end_congestion()
         super().connection_lost(exc)
         self._tell_lost()
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much is unsent that nobody should produce more."""
+        return self._congestion_timer is not None
 
     def pause_writing(self) -> None:
         if not self._is_detached:
             super().pause_writing()
+        if self._congestion_timer is None:
+            reason = "the client does not read"
+            self._congestion_timer = self.loop.call_later(self.limits.max_congestion_s, self.close, 1013, reason)
 
     def resume_writing(self) -> None:
         if not self._is_detached:
             super().resume_writing()
+        self._end_congestion()
+        if self._receiver is not None:
+            self._receiver.drained()
+
+    def _end_congestion(self) -> None:
+        if self._congestion_timer is not None:
+            self._congestion_timer.cancel()
+            self._congestion_timer = None
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

@@ -165,17 +165,13 @@ ClientEvent = (
 )
 
 
-class _Typed(Struct, frozen=True):
-    type: str | UnsetType = UNSET
-
-
-class _Numbered(Struct, frozen=True):
+class _Envelope(Struct, frozen=True):
+    type: object = UNSET
     event_id: object = None
 
 
 _decoder: msgspec.json.Decoder[ClientEvent] = msgspec.json.Decoder(ClientEvent)
-_type_decoder = msgspec.json.Decoder(_Typed)
-_id_decoder = msgspec.json.Decoder(_Numbered)
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
 _MAX_EVENT_ID_LENGTH = 512
 # UnicodeError: a lone surrogate cannot be encoded again; RecursionError: nesting deeper than the decoder goes. A decoder that stopped at
 # a wrong value never saw what follows it, so the envelope's can still meet each of them.
@@ -212,13 +208,13 @@ def _reason(error: msgspec.ValidationError, frame: str | bytes) -> BadEvent:
 
 def _unknown_type(frame: str | bytes) -> BadEvent:
     try:
-        found = _type_decoder.decode(frame).type
-    except msgspec.ValidationError:
-        return BadEvent("invalid_type", "Invalid type for 'type': expected a string.", "type")
+        found = _envelope_decoder.decode(frame).type
     except _UNREADABLE:
         return _not_json()
     if found is UNSET:
         return BadEvent("missing_required_parameter", "Missing required parameter: 'type'.", "type")
+    if not isinstance(found, str):
+        return BadEvent("invalid_type", "Invalid type for 'type': expected a string.", "type")
     return BadEvent("invalid_value", f"Invalid value: {found[:64]!r} is no event of this protocol.", "type")
 
 
@@ -228,7 +224,7 @@ def _not_json() -> BadEvent:
 
 def _event_id(frame: str | bytes) -> str | None:
     try:
-        found = _id_decoder.decode(frame).event_id
+        found = _envelope_decoder.decode(frame).event_id
     except _UNREADABLE:
         return None
     return found[:_MAX_EVENT_ID_LENGTH] if isinstance(found, str) else None

@@ -213,7 +213,7 @@ def _merge_audio(old: Raw, change: Raw) -> Raw:
         if changes is None:
             return _DEFAULT_AUDIO
         merged = _deep_merge(_object_decoder.decode(old) or {}, changes)
-        return Raw(_encoder.encode({name: _with_served_rate(direction) for name, direction in merged.items()}))
+        return Raw(_encoder.encode({name: _as_served(direction) for name, direction in merged.items()}))
     except (msgspec.ValidationError, RecursionError) as error:
         # Numbers beyond any type, and nesting that the decoder could skip but merging cannot follow.
         raise BadEvent("invalid_value", "Numbers are too big or nesting is too deep.", "session.audio") from error
@@ -227,11 +227,15 @@ def _deep_merge(base: _JsonObject, change: _JsonObject) -> _JsonObject:
     return merged
 
 
-def _with_served_rate(direction: object) -> object:
-    # Pipecat's types allow no rate but 24,000 for PCM: an echo of another would end its session.
+def _as_served(direction: object) -> object:
     if not isinstance(direction, dict):
         return direction
-    found = direction.get("format")
-    if not isinstance(found, dict) or found.get("type") != "audio/pcm":
-        return direction
-    return {**direction, "format": {**found, "rate": PCM_RATE_HZ}}
+    served = dict(direction)
+    found = served.get("format")
+    if isinstance(found, dict) and found.get("type") == "audio/pcm":
+        # Pipecat's types allow no rate but 24,000 for PCM: an echo of another would end its session.
+        served["format"] = {**found, "rate": PCM_RATE_HZ}
+    if "turn_detection" in served:
+        # No turn is detected here. A client that reads otherwise (openai-agents) sends no cancel, trusting the server to have cancelled.
+        served["turn_detection"] = None
+    return served

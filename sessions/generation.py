@@ -16,7 +16,7 @@ class FunctionTool(Struct, frozen=True, tag_field="type", tag="function"):
     """A tool that the client can run; `parameters` is a JSON schema, kept as the client wrote it."""
 
     name: str
-    description: str = ""
+    description: str | None = None
     parameters: Raw = Raw(b"{}")
 
 

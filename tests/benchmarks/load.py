@@ -13,6 +13,8 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
+from tests.benchmarks.figures import Answer
+
 _DELTA = b'{"type":"response.output_text.delta"'
 _DONE = b'{"type":"response.done"'
 _CREATED = b'{"type":"session.created"'
@@ -34,17 +36,6 @@ class _ResponseDone(Struct):
 _decode_done = msgspec.json.Decoder(_ResponseDone).decode
 
 
-class Answer(Struct):
-    """What one answer looked like from outside; times in seconds of one clock."""
-
-    asked_s: float
-    first_s: float
-    done_s: float
-    num_tokens: int
-    num_deltas: int
-    arrivals_s: list[float]
-
-
 class Talker(asyncio.Protocol):
     """One session: asks one thing at a time."""
 
@@ -61,7 +52,7 @@ class Talker(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         error = ConnectionError("the server closed the connection")
@@ -157,10 +148,11 @@ class Talker(asyncio.Protocol):
     def _send(self, event: dict[str, object]) -> None:
         payload = msgspec.json.encode(event)
         # A mask of zeros is a mask (RFC 6455, 5.3) and costs nothing.
-        if len(payload) < 126:
-            head = bytes((0x81, 0x80 | len(payload)))
-        else:
-            head = struct.pack("!BBH", 0x81, 0x80 | 126, len(payload))
+        head = (
+            bytes((129, 128 | len(payload)))
+            if len(payload) < 126
+            else struct.pack("!BBH", 129, 128 | 126, len(payload))
+        )
         self._transport.write(head + b"\0\0\0\0" + payload)
 
 

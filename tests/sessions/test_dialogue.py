@@ -726,18 +726,19 @@ def test_empty_values_clear_and_null_sets_back() -> None:
 
 def test_audio_is_merged_to_any_depth_and_echoed() -> None:
     talk = Talk()
-    updated(talk, audio={"input": {"turn_detection": {"type": "server_vad", "threshold": 0.5}}})
+    updated(talk, audio={"input": {"transcription": {"model": "whisper-1", "language": "en"}}})
 
     session = updated(
         talk,
         audio={
-            "input": {"turn_detection": {"threshold": 0.9}},
+            "input": {"transcription": {"language": "ko"}, "turn_detection": {"type": "server_vad"}},
             "output": {"format": {"type": "audio/pcm", "rate": 16000}},
         },
     )
 
     audio = session["audio"]
-    assert audio["input"]["turn_detection"] == {"type": "server_vad", "threshold": 0.9}
+    assert audio["input"]["transcription"] == {"model": "whisper-1", "language": "ko"}
+    assert audio["input"]["turn_detection"] is None, "no turn is detected here, and who reads otherwise sends no cancel"
     assert audio["input"]["format"] == {"type": "audio/pcm", "rate": 24000}
     assert audio["output"]["format"] == {"type": "audio/pcm", "rate": 24000}, "Pipecat knows no other rate"
     assert audio["output"]["voice"] == "alloy"

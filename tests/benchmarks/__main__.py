@@ -1,0 +1,163 @@
+"""`make bench`: speed and memory on this machine, as ratios in one run; the figures are appended to RESULTS.md.
+
+The contenders run side by side, started once, and take turns at each number of streams, so that a slow minute of a shared machine hits all
+of them. Ratios are medians over the rounds of turns, each taken between neighbours in time.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psutil
+import uvloop
+from msgspec import Struct
+
+from server.settings import DEMO_MODEL
+from tests.benchmarks.bare import Run
+from tests.benchmarks.contenders import Contender, Flueman, bare, flueman, served
+from tests.benchmarks.figures import Figures, median_of
+from tests.benchmarks.load import connect
+from tests.services import redis_server
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+STREAMS = (1, 8, 64, 256)
+ENGINE_ARGS = {"enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 256}
+MAX_TOKENS = 128
+NUM_IDLE = 2000
+
+
+class Comparison(Struct, frozen=True):
+    """All runs of one contender at one number of streams."""
+
+    name: str
+    runs: list[Figures]
+
+
+async def compare_engines(model: str, turns: int) -> list[str]:
+    """(a), (b) and (c) on the same model: a table of medians and of ratios to (a)."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = stack.enter_context(redis_server(folder))
+        environment = {
+            "FLUEMAN_ENGINE": "vllm",
+            "FLUEMAN_MODEL": model,
+            "FLUEMAN_MODEL_NAME": "demo",
+            "FLUEMAN_MAX_MODEL_LEN": str(ENGINE_ARGS["max_model_len"]),
+            "FLUEMAN_REDIS_URL": redis.url,
+            "FLUEMAN_DATA_DIR": str(folder / "data"),
+        }
+        contenders: list[Contender] = [
+            await stack.enter_async_context(bare(model, ENGINE_ARGS)),
+            await stack.enter_async_context(served(model, ENGINE_ARGS)),
+            await stack.enter_async_context(flueman(environment)),
+        ]
+        lines = [
+            "| streams | who | tokens/s | of (a) | first token p50 / p99 ms | gap p50 / p99 ms | CPU µs a token | messages a token |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for streams in STREAMS:
+            found = await _take_turns(contenders, streams, turns)
+            base = found[0].runs
+            lines += [_row(entry, base) for entry in found]
+        return lines
+
+
+async def _take_turns(contenders: list[Contender], streams: int, turns: int) -> list[Comparison]:
+    found = [Comparison(contender.name, []) for contender in contenders]
+    rounds = max(1, 256 // streams) if streams < 64 else 3
+    rounds = min(rounds, 12)
+    for turn in range(turns + 1):
+        for contender, entry in zip(contenders, found, strict=True):
+            run = await contender.run(Run(streams, rounds, MAX_TOKENS))
+            if turn:  # the first turn warms up
+                entry.runs.append(run)
+                print(f"{streams:4} {contender.name:22} {run.tokens_per_s:8.0f} tokens/s", flush=True)
+    return found
+
+
+def _row(entry: Comparison, base: list[Figures]) -> str:
+    middle = median_of(entry.runs)
+    ratio = statistics.median(
+        run.tokens_per_s / other.tokens_per_s for run, other in zip(entry.runs, base, strict=True)
+    )
+    return (
+        f"| {middle.streams} | {entry.name} | {middle.tokens_per_s:,.0f} | {ratio:.2f} "
+        f"| {middle.first_p50_ms:.0f} / {middle.first_p99_ms:.0f} | {middle.gap_p50_ms:.1f} / {middle.gap_p99_ms:.1f} "
+        f"| {middle.cpu_us:.0f} | {middle.deltas:.2f} |"
+    )
+
+
+async def measure_server(turns: int) -> list[str]:
+    """The server alone: the scripted engine as fast as it can on one processor, and the memory of idle sessions."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = stack.enter_context(redis_server(folder))
+        environment = {
+            "FLUEMAN_ENGINE": "scripted",
+            "FLUEMAN_SCRIPTED_TOKENS_PER_S": "0",
+            "FLUEMAN_REDIS_URL": redis.url,
+            "FLUEMAN_DATA_DIR": str(folder / "data"),
+        }
+        server = await stack.enter_async_context(flueman(environment, cpu=0))
+        os.sched_setaffinity(0, {1})  # the client and Redis leave the server its processor
+        psutil.Process(redis.pid).cpu_affinity([1])
+        # First, while nothing that a load leaves behind could serve as their memory.
+        idle = f"Idle session: {await _idle_kib(server):.1f} KiB of the server's resident memory, over {NUM_IDLE} sessions."
+        lines = ["| streams | tokens/s on one processor | CPU µs a token |", "|---|---|---|"]
+        for streams in (8, 64, 256):
+            run = Run(streams, 5, 256)
+            await server.run(run, ("[tokens 256]",))
+            middle = median_of([await server.run(run, ("[tokens 256]",)) for _ in range(turns)])
+            lines.append(f"| {streams} | {middle.tokens_per_s:,.0f} | {middle.cpu_us:.1f} |")
+        lines += ["", idle]
+        return lines
+
+
+async def _idle_kib(server: Flueman) -> float:
+    process = psutil.Process(server.pid)
+    warm = [await connect(server.port, server.token, "demo") for _ in range(500)]
+    await asyncio.sleep(1)  # the writer stores the sessions' records; then memory stands still
+    before = process.memory_info().rss
+    idle = [await connect(server.port, server.token, "demo") for _ in range(NUM_IDLE)]
+    await asyncio.sleep(2)
+    grown = process.memory_info().rss - before
+    for talker in warm + idle:
+        talker.close()
+    return grown / NUM_IDLE / 1024
+
+
+async def main() -> None:
+    """Run what was asked and append it to the results."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--only", choices=("engines", "server"))
+    parser.add_argument("--dry", action="store_true", help="print, keep nothing")
+    options = parser.parse_args()
+    lines = [
+        f"## {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC: `make bench`"
+        + (f" `{' '.join(sys.argv[1:])}`" if sys.argv[1:] else ""),
+        "",
+        f"{os.cpu_count()} processors, Python {platform.python_version()}, {options.turns} turns; Redis with appendfsync always.",
+        "",
+    ]
+    if options.only != "engines":
+        lines += [*await measure_server(options.turns), ""]
+    if options.only != "server":
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        lines += [*await compare_engines(options.model, options.turns), ""]
+    print("\n".join(lines))
+    if not options.dry:
+        with RESULTS.open("a") as file:
+            file.write("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,201 @@
+"""The three that are compared: bare AsyncLLM, `vllm serve` over SSE, and this server over WebSocket with journaling on."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import msgspec
+
+from tests.benchmarks.bare import Run
+from tests.benchmarks.figures import QUESTIONS, Answer, Figures, cpu_s, figures
+from tests.benchmarks.load import Talker, connect
+from tests.benchmarks.sse import Asker
+from tests.services import free_port
+
+ROOT = Path(__file__).parents[2]
+START_TIMEOUT_S = 300
+
+
+class Contender(Protocol):
+    """Something that answers questions."""
+
+    name: str
+
+    async def run(self, command: Run) -> Figures:
+        """Ask as the command says, and measure."""
+
+
+class Bare:
+    """(a) AsyncLLM in a process of its own."""
+
+    name = "bare AsyncLLM"
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def run(self, command: Run) -> Figures:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(msgspec.json.encode(command) + b"\n")
+        await self._process.stdin.drain()
+        return msgspec.json.decode(await self._process.stdout.readline(), type=Figures)
+
+
+class Served:
+    """(b) `vllm serve`, chat completions over SSE."""
+
+    name = "vllm serve (SSE)"
+
+    def __init__(self, pid: int, port: int, model: str) -> None:
+        self._pid, self._port, self._model = pid, port, model
+
+    async def run(self, command: Run) -> Figures:
+        askers = [Asker(self._port, self._model) for _ in range(command.streams)]
+        await asyncio.gather(*(asker.connect() for asker in askers))
+
+        async def stream(number: int, asker: Asker) -> list[Answer]:
+            question = QUESTIONS[number % len(QUESTIONS)]
+            return [await asker.ask(question, command.max_tokens) for _ in range(command.rounds)]
+
+        started_s, started_cpu_s = time.perf_counter(), cpu_s(self._pid)
+        found = await asyncio.gather(*(stream(number, asker) for number, asker in enumerate(askers)))
+        wall_s, spent_s = time.perf_counter() - started_s, cpu_s(self._pid) - started_cpu_s
+        for asker in askers:
+            asker.close()
+        return figures(
+            [answer for answers in found for answer in answers],
+            streams=command.streams,
+            wall_s=wall_s,
+            cpu_s=spent_s,
+        )
+
+
+class Flueman:
+    """(c) this server, every event journaled in Redis before it is sent."""
+
+    name = "flueman (WebSocket)"
+
+    def __init__(self, pid: int, port: int, token: str) -> None:
+        self.pid, self.port, self.token = pid, port, token
+
+    async def run(self, command: Run, questions: tuple[str, ...] = QUESTIONS) -> Figures:
+        talkers = [await connect(self.port, self.token, "demo", keep_arrivals=True) for _ in range(command.streams)]
+
+        async def stream(number: int, talker: Talker) -> list[Answer]:
+            question = questions[number % len(questions)]
+            return [
+                await talker.ask_alone(question, max_output_tokens=command.max_tokens) for _ in range(command.rounds)
+            ]
+
+        started_s, started_cpu_s = time.perf_counter(), cpu_s(self.pid)
+        found = await asyncio.gather(*(stream(number, talker) for number, talker in enumerate(talkers)))
+        wall_s, spent_s = time.perf_counter() - started_s, cpu_s(self.pid) - started_cpu_s
+        for talker in talkers:
+            talker.close()
+        return figures(
+            [answer for answers in found for answer in answers],
+            streams=command.streams,
+            wall_s=wall_s,
+            cpu_s=spent_s,
+        )
+
+
+@asynccontextmanager
+async def bare(model: str, engine_args: Mapping[str, object]) -> AsyncIterator[Bare]:
+    """(a), started."""
+    command = [sys.executable, "-m", "tests.benchmarks.bare", model, msgspec.json.encode(dict(engine_args)).decode()]
+    async with _process(command, {}, pipes=True) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while (line := await process.stdout.readline()) != b"ready\n":
+                if not line:
+                    raise RuntimeError("bare vLLM did not start")
+        yield Bare(process)
+
+
+@asynccontextmanager
+async def served(model: str, engine_args: Mapping[str, object]) -> AsyncIterator[Served]:
+    """(b), started."""
+    port = free_port()
+    flags = [flag for name, value in engine_args.items() for flag in _flag(name, value)]
+    entry = str(Path(sys.executable).with_name("vllm"))
+    command = [entry, "serve", model, "--host", "127.0.0.1", "--port", str(port), *flags]
+    quiet = ["--disable-log-stats", "--no-enable-log-requests", "--disable-uvicorn-access-log"]
+    async with _process([*command, *quiet], {}) as process:
+        await _until_ready(f"http://127.0.0.1:{port}/health", process)
+        yield Served(process.pid, port, model)
+
+
+@asynccontextmanager
+async def flueman(environment: Mapping[str, str], *, cpu: int | None = None) -> AsyncIterator[Flueman]:
+    """(c), started with these settings; `cpu` pins the serving process to one processor."""
+    port = free_port()
+    defaults = {
+        "FLUEMAN_MAX_CONNECTIONS_PER_USER": "10000",
+        "FLUEMAN_MAX_SESSIONS": "10000",
+        "FLUEMAN_LOG_LEVEL": "warning",
+        **environment,
+    }
+    pin = ["taskset", "-c", str(cpu)] if cpu is not None else []
+    token = await _output([sys.executable, "-m", "server", "token", "--sub", "bench"], defaults)
+    async with _process([*pin, sys.executable, "-m", "server", "serve", "--port", str(port)], defaults) as process:
+        await _until_ready(f"http://127.0.0.1:{port}/readyz", process)
+        yield Flueman(process.pid, port, token)
+
+
+def _flag(name: str, value: object) -> list[str]:
+    option = "--" + name.replace("_", "-")
+    return [option] if value is True else [option, str(value)]
+
+
+async def _until_ready(url: str, process: asyncio.subprocess.Process) -> None:
+    async with asyncio.timeout(START_TIMEOUT_S), httpx.AsyncClient() as client:
+        while True:
+            if process.returncode is not None:
+                raise RuntimeError(f"a server ended with status {process.returncode} before it was ready")
+            try:
+                if (await client.get(url)).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.2)
+
+
+async def _output(command: list[str], environment: Mapping[str, str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{command[-1]} ended with status {process.returncode}")
+    return out.decode().strip()
+
+
+@asynccontextmanager
+async def _process(
+    command: list[str], environment: Mapping[str, str], *, pipes: bool = False
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    pipe = asyncio.subprocess.PIPE if pipes else None
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env={**os.environ, **quiet, **environment}, stdin=pipe, stdout=pipe, limit=1 << 20
+    )
+    try:
+        yield process
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.returncode is None:
+            process.terminate()
+        try:
+            async with asyncio.timeout(30):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()

@@ -123,8 +123,8 @@ class PromptEncoder:
         return True
 
     def _encode(self, prompt: Prompt, *, max_cold_chars: int | None) -> EncodedPrompt:
-        turns = _turns(prompt.items)
-        reserve = _reserve(prompt.max_output_tokens, self.max_context_tokens)
+        turns = turns_of(prompt.items)
+        reserve = reserve_tokens(prompt.max_output_tokens, self.max_context_tokens)
         limit = self.max_context_tokens - reserve
         hard_limit = self.max_context_tokens - min(reserve, MIN_ANSWER_TOKENS)
         items = prompt.items
@@ -133,7 +133,7 @@ class PromptEncoder:
         if len(ids) > limit and prompt.truncation != "disabled":
             num_turns = self._num_to_drop(prompt, turns, limit)
             while True:
-                items = _without_turns(turns, num_turns)
+                items = without_turns(turns, num_turns)
                 text = self._render(prompt, items)
                 ids = self._ids(text, max_cold_chars)
                 if len(ids) <= limit or num_turns >= len(turns) - 1:
@@ -171,7 +171,7 @@ class PromptEncoder:
 
     def _render(self, prompt: Prompt, items: Sequence[Item], *, marked: Sequence[tuple[Item, ...]] = ()) -> str:
         partial = ""
-        if items and (last := items[-1]) and isinstance(last, MessageItem) and _is_open(last):
+        if items and (last := items[-1]) and isinstance(last, MessageItem) and is_open(last):
             items, partial = items[:-1], self._guard_special(last.text)
         marks = {item.id for turn in marked for item in turn[:1]}
         messages = list(self._messages(prompt.instructions, items, marks)) or [{"role": "user", "content": ""}]
@@ -222,7 +222,7 @@ class PromptEncoder:
 
     def _tool(self, tool: FunctionTool) -> _Message:
         parameters = msgspec.json.decode(tool.parameters)
-        function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+        function = {"name": tool.name, "description": tool.description or "", "parameters": parameters}
         return {"type": "function", "function": self._guard_added.json(function)}
 
     def _ids(self, text: str, max_cold_chars: int | None) -> list[int]:
@@ -342,25 +342,25 @@ def _without_added_tokens(tokenizer: Any) -> Any:
     return Tokenizer.from_str(json.dumps({**json.loads(tokenizer.to_str()), "added_tokens": []}))
 
 
-def _is_open(item: MessageItem) -> bool:
+def is_open(item: MessageItem) -> bool:
     return item.role == "assistant" and item.status == "in_progress"
 
 
-def _reserve(max_output_tokens: int | None, max_context_tokens: int) -> int:
+def reserve_tokens(max_output_tokens: int | None, max_context_tokens: int) -> int:
     """Tokens kept free for the answer: what was asked, but never more than half of the context."""
     if max_output_tokens is None:
         return min(DEFAULT_RESERVE_TOKENS, max_context_tokens // 4)
     return min(max_output_tokens, max_context_tokens // 2)
 
 
-def _turns(items: Sequence[Item]) -> list[tuple[Item, ...]]:
+def turns_of(items: Sequence[Item]) -> list[tuple[Item, ...]]:
     """The items cut before each user message; what stands before the first one belongs to the first turn."""
     is_user = [isinstance(item, MessageItem) and item.role == "user" for item in items]
     starts = [number for number, user in enumerate(is_user) if user][1:]
     return [tuple(items[start:end]) for start, end in zip([0, *starts], [*starts, len(items)], strict=True)]
 
 
-def _without_turns(turns: Sequence[tuple[Item, ...]], num_turns: int) -> tuple[Item, ...]:
+def without_turns(turns: Sequence[tuple[Item, ...]], num_turns: int) -> tuple[Item, ...]:
     """All items but those of the oldest turns, of which only the system's messages stay."""
     system = (
         item for turn in turns[:num_turns] for item in turn if isinstance(item, MessageItem) and item.role == "system"

@@ -1,0 +1,357 @@
+"""vLLM in this process (`AsyncLLM`, its engine core in a child process). The only module that imports vllm, and only once it is opened.
+
+Every token passes here, so that what is added to vLLM's own output is one `Chunk`; a parser joins only when the prompt has tools.
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from msgspec import Struct
+
+from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable
+from engine.prompt import EncodedPrompt, PromptEncoder
+from engine.tool_calls import ForcedCallParser, HermesParser, ToolCallParser, forced_call_schema
+from sessions.generation import Chunk, FinishReason, Prompt, ToolCallDelta, Usage
+
+log = structlog.get_logger()
+
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    # A fork would inherit the server's sockets and, off the main thread, its locks.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+_LIVENESS_S = 0.25
+_FIRST_BACKOFF_S = 1.0
+_MAX_BACKOFF_S = 60.0
+
+
+class VllmEngine:
+    """Streams a model's answers. When the engine core dies it is started again, until it is up or the engine is closed.
+
+    `engine_args` go to vLLM's `AsyncEngineArgs` as they are. `tool_parser` is "hermes" or the name of any of vLLM's parsers.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        model_name: str | None = None,
+        *,
+        max_model_len: int | None = None,
+        tool_parser: str = "hermes",
+        engine_args: Mapping[str, object] | None = None,
+    ) -> None:
+        self._model = model
+        self._model_name = model_name or os.path.basename(model.rstrip("/"))
+        self._max_model_len = max_model_len
+        self._tool_parser = tool_parser
+        self._engine_args = dict(engine_args or {})
+        self._attempts = itertools.count(1)
+        self._requests: dict[str, str] = {}  # the request's id in vLLM by response id
+        self._running: _Running | None = None
+        self._failure = "the engine was not started"
+        self._died = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @property
+    def model_name(self) -> str:
+        return self._model_name
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._running = await asyncio.to_thread(self._start)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise ModelNotLoadable(self._model, str(error) or type(error).__name__) from error
+        self._keeper = asyncio.create_task(self._keep_up(), name="vllm-keeper")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        running, self._running, self._failure = self._running, None, "the engine is closed"
+        if running is not None:
+            await asyncio.to_thread(running.llm.shutdown)
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
+        running = self._running
+        if running is None or running.llm.errored:
+            raise EngineUnavailable(self._failure if running is None else "the engine core died")
+        encoded = await running.encoder.encode_async(prompt)
+        parser, params = self._parser(running, prompt, encoded)
+        request_id = f"{prompt.response_id}.{next(self._attempts)}"
+        self._requests[prompt.response_id] = request_id
+        num_input, num_output, num_held, is_first, is_open = len(encoded.token_ids), 0, 0, True, True
+        spelled: list[int] = []
+        said: list[str] = []
+        stream = running.llm.generate(running.tokens_input(encoded.token_ids), params, request_id=request_id)
+        try:
+            async for out in stream:
+                completion = out.outputs[0]
+                text, token_ids = completion.text, completion.token_ids
+                spelled.extend(token_ids)
+                said.append(text)
+                num_held += len(token_ids)
+                calls: tuple[ToolCallDelta, ...] = ()
+                if parser is not None:
+                    text, calls = parser.feed(text, token_ids)
+                if out.finished:
+                    is_open = False
+                    break
+                if text or calls:  # a token that ends within a character has no text of its own
+                    num_output += num_held
+                    usage = Usage(num_input, num_output, out.num_cached_tokens or 0) if is_first else None
+                    yield Chunk(text, num_held, calls, usage)
+                    num_held, is_first = 0, False
+            else:
+                raise EngineUnavailable("vLLM ended the answer without a reason")
+            if completion.finish_reason == "abort":
+                return
+            if parser is not None:
+                rest, more = parser.finish()
+                text, calls = text + rest, calls + more
+            finish = _finish_reason(completion.finish_reason, parser)
+            if finish != "tool_calls":
+                running.encoder.seed(encoded, "".join(said), spelled)
+            usage = Usage(num_input, num_output + num_held, out.num_cached_tokens or 0)
+            yield Chunk(text, num_held, calls, usage, finish)
+        except running.dead_error as error:
+            is_open = False
+            self._died.set()
+            raise EngineUnavailable("the engine core died") from error
+        except running.overflow_error as error:
+            raise EngineOverloaded(str(error)) from error
+        except running.request_error as error:
+            raise EngineError(f"vLLM refused the request: {error}") from error
+        except running.broken_error as error:
+            raise EngineError(f"vLLM failed on the request: {error.__cause__ or error}") from error
+        finally:
+            if self._requests.get(prompt.response_id) == request_id:
+                del self._requests[prompt.response_id]
+            if is_open:
+                # Closing the stream alone has left requests running (vLLM issue 57061).
+                await running.llm.abort(request_id)
+                await stream.aclose()
+
+    async def abort(self, response_id: str) -> None:
+        request_id = self._requests.pop(response_id, None)
+        if request_id is not None and self._running is not None:
+            await self._running.llm.abort(request_id)
+
+    def capacity(self) -> Capacity:
+        running = self._running
+        if running is None:
+            return Capacity(0, 0, 0, 0)
+        num_requests = len(self._requests)
+        return Capacity(
+            running=min(num_requests, running.max_requests),
+            waiting=max(0, num_requests - running.max_requests),
+            max_requests=running.max_requests,
+            max_context_tokens=running.encoder.max_context_tokens,
+        )
+
+    def failure(self) -> str | None:
+        if self._running is None:
+            return self._failure
+        return "the engine core died; it is being started again" if self._running.llm.errored else None
+
+    async def _keep_up(self) -> None:
+        """Start the engine again whenever its core has died."""
+        while True:
+            try:
+                async with asyncio.timeout(_LIVENESS_S):
+                    await self._died.wait()
+            except TimeoutError:
+                if self._running is not None and not self._running.llm.errored:
+                    continue
+            self._died.clear()
+            dead, self._running = self._running, None
+            self._failure = "the engine core died; it is being started again"
+            log.error("engine_died", model=self._model_name)
+            if dead is not None:
+                await asyncio.to_thread(dead.llm.shutdown)
+            del dead
+            await self._start_again()
+            log.info("engine_started_again", model=self._model_name)
+
+    async def _start_again(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while self._running is None:
+            try:
+                self._running = await asyncio.to_thread(self._start)
+            except Exception as error:  # anything may keep a model from loading, and none of it may end the keeper
+                self._failure = f"the engine core died and cannot be started: {error}"
+                log.error("engine_start_failed", model=self._model_name, error=str(error), retry_in_s=backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+
+    def _start(self) -> "_Running":
+        """Load tokenizer and model; takes tens of seconds, so that it runs in a thread."""
+        encoder = PromptEncoder.load(self._model, max_context_tokens=self._max_model_len or 0)
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        args: dict[str, object] = {
+            "model": self._model,
+            "max_model_len": self._max_model_len,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            **({"enforce_eager": True} if current_platform.is_cpu() else {}),
+            **self._engine_args,
+        }
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
+        if self._is_closed:  # closed while this thread was loading: nobody else will end the core
+            llm.shutdown()
+            raise EngineUnavailable("the engine is closed")
+        encoder.max_context_tokens = llm.model_config.max_model_len
+        defaults = llm.model_config.get_diff_sampling_param()
+        defaults.pop("max_tokens", None)
+        return _Running(
+            llm=llm,
+            encoder=encoder,
+            max_requests=llm.vllm_config.scheduler_config.max_num_seqs,
+            defaults={**defaults, "output_kind": RequestOutputKind.DELTA},
+            sampling_params=SamplingParams,
+            structured_outputs=StructuredOutputsParams,
+            dead_error=EngineDeadError,
+            broken_error=EngineGenerateError,
+            **_differing_names(),
+        )
+
+    def _parser(self, running: "_Running", prompt: Prompt, encoded: EncodedPrompt) -> tuple[ToolCallParser | None, Any]:
+        """What reads the answer's tool calls, if it may have any, and the sampling parameters that go with it."""
+        settings = {**running.defaults, "max_tokens": encoded.max_output_tokens}
+        if not prompt.tools or prompt.tool_choice == "none":
+            return None, running.sampling_params(**settings)
+        if (schema := forced_call_schema(prompt)) is not None:
+            return ForcedCallParser(), running.sampling_params(
+                **settings, structured_outputs=running.structured_outputs(json=schema)
+            )
+        parser: ToolCallParser = HermesParser()
+        if self._tool_parser != "hermes":
+            parser = _VllmParser(self._tool_parser, running.encoder.tokenizer, prompt)
+        # Where the tags of calls are special tokens, leaving those out would leave out the calls.
+        return parser, running.sampling_params(**settings, skip_special_tokens=False)
+
+
+class _Running(Struct, frozen=True):
+    """A started vLLM and those of its names that are used on the way of a token."""
+
+    llm: Any
+    encoder: PromptEncoder
+    max_requests: int
+    defaults: dict[str, object]
+    sampling_params: Any
+    structured_outputs: Any
+    dead_error: type[Exception]
+    broken_error: type[Exception]
+    tokens_input: Any
+    request_error: tuple[type[Exception], ...]
+    overflow_error: tuple[type[Exception], ...]
+
+
+class _VllmParser:
+    """One of vLLM's own streaming tool parsers."""
+
+    def __init__(self, name: str, tokenizer: Any, prompt: Prompt) -> None:
+        manager, request_type = _tool_parsers()
+        tools = [
+            {
+                "type": "function",
+                "function": {"name": t.name, "description": t.description or "", "parameters": _schema(t.parameters)},
+            }
+            for t in prompt.tools
+        ]
+        self._request = request_type(messages=[], model="", tools=tools)
+        self._parser = manager.get_tool_parser(name)(tokenizer, self._request.tools)
+        self._text = ""
+        self._ids: list[int] = []
+        self._last_index = 0
+        self.num_calls = 0
+
+    def feed(self, text: str, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        before, ids_before = self._text, self._ids
+        self._text, self._ids = before + text, [*ids_before, *token_ids]
+        delta = self._parser.extract_tool_calls_streaming(
+            before, self._text, text, ids_before, self._ids, list(token_ids), self._request
+        )
+        if delta is None:
+            return "", ()
+        calls = tuple(
+            ToolCallDelta(call.index, call.function.name, call.function.arguments or "")
+            for call in delta.tool_calls or ()
+            if call.function is not None
+        )
+        self.num_calls += sum(call.name is not None for call in calls)
+        self._last_index = calls[-1].index if calls else self._last_index
+        return delta.content or "", calls
+
+    def finish(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        remaining = getattr(self._parser, "get_remaining_unstreamed_args", None)  # newer than vLLM 0.24
+        rest = remaining() if remaining is not None and self.num_calls else ""
+        return "", (ToolCallDelta(self._last_index, arguments=rest),) if rest else ()
+
+
+def _finish_reason(reason: str | None, parser: ToolCallParser | None) -> FinishReason:
+    if reason == "length":
+        return "length"
+    if reason != "stop":
+        raise EngineUnavailable(f"vLLM ended the answer: {reason}")
+    return "tool_calls" if parser is not None and parser.num_calls else "stop"
+
+
+def _schema(parameters: bytes) -> dict[str, object]:
+    import msgspec
+
+    return msgspec.json.decode(parameters, type=dict[str, object])
+
+
+def _differing_names() -> dict[str, Any]:
+    """Names that moved between vLLM 0.24 and 0.32."""
+    try:
+        from vllm.inputs import tokens_input
+    except ImportError:
+
+        def tokens_input(prompt_token_ids: list[int]) -> dict[str, object]:
+            return {"prompt_token_ids": prompt_token_ids}
+
+    try:
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
+
+        return {
+            "tokens_input": tokens_input,
+            "request_error": (VLLMClientError, ValueError),
+            "overflow_error": (GracefulHTTPError,),
+        }
+    except ImportError:
+        return {"tokens_input": tokens_input, "request_error": (ValueError,), "overflow_error": ()}
+
+
+def _tool_parsers() -> tuple[Any, Any]:
+    """vLLM's register of tool parsers and the request that they read, wherever this release has them."""
+    try:
+        from vllm.tool_parsers import ToolParserManager
+    except ImportError:
+        from vllm.entrypoints.openai.tool_parsers import ToolParserManager
+    try:
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    except ImportError:
+        from vllm.entrypoints.openai.protocol import ChatCompletionRequest
+    return ToolParserManager, ChatCompletionRequest

@@ -55,7 +55,8 @@ async def test_each_answer_shows_time_to_first_token_and_tokens_per_second(brows
         found = re.fullmatch(r"First token (\d+) ms · ([\d.]+) tokens/s · (\d+) tokens", stats)
         assert found is not None, stats
         assert 400 <= int(found[1]) < 3000
-        assert TOKENS_PER_S / 3 < float(found[2]) < TOKENS_PER_S * 1.2
+        # Wide on purpose: a busy machine delivers a late first token and then a burst.
+        assert TOKENS_PER_S / 3 < float(found[2]) < TOKENS_PER_S * 3
         assert int(found[3]) == NUM_TOKENS
 
 

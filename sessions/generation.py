@@ -12,7 +12,7 @@ from sessions.items import Item
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-class FunctionTool(Struct, frozen=True, tag_field="type", tag="function"):
+class FunctionTool(Struct, frozen=True, tag_field="type", tag="function", omit_defaults=True):
     """A tool that the client can run; `parameters` is a JSON schema, kept as the client wrote it."""
 
     name: str

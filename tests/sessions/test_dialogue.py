@@ -708,7 +708,7 @@ def test_an_update_changes_the_fields_that_it_has_and_no_other() -> None:
         7,
         "required",
     )
-    assert session["tools"] == [{"type": "function", "name": "f", "description": "", "parameters": {"a": 1}}]
+    assert session["tools"] == [{"type": "function", "name": "f", "parameters": {"a": 1}}]
     assert decode_state(talk.stored_state).config == talk.dialogue.config
 
 

@@ -56,7 +56,9 @@ async def _lock(connection: AsyncConnection, url: URL) -> AsyncIterator[None]:
     """Let one process at a time migrate this database."""
     if url.get_backend_name() in MYSQL_NAMES:
         name = f"{_LOCK_NAME}:{url.database}"[:64]
-        locked = await connection.scalar(text("SELECT GET_LOCK(:name, :timeout)"), {"name": name, "timeout": _LOCK_TIMEOUT_S})
+        locked = await connection.scalar(
+            text("SELECT GET_LOCK(:name, :timeout)"), {"name": name, "timeout": _LOCK_TIMEOUT_S}
+        )
         if locked != 1:
             raise DatabaseUnavailable("another process is migrating this database")
         try:

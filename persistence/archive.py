@@ -14,6 +14,7 @@ import aioboto3
 from aiohttp import ClientError as HttpError
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
 
 from persistence.errors import ArchiveDamaged, ArchiveUnavailable
 
@@ -79,7 +80,7 @@ class S3Archive:
 
 
 async def _answer(call: Awaitable[T]) -> T:
-    """The call's result. A put to a hung server waits for `100-continue` for ever: no setting of the client's ends that."""
+    """The call's result within a time that the client's own limits do not bound: they start anew with every byte and every try."""
     try:
         async with asyncio.timeout(_S3_TIMEOUT_S):
             return await call
@@ -203,4 +204,6 @@ async def open_archive(url: str) -> AsyncIterator[Archive]:
     async with aioboto3.Session().client(
         "s3", endpoint_url=endpoint, region_name=query.get("region"), config=config
     ) as client:
+        # With `Expect: 100-continue` aiohttp waits for a hung server for ever, and each put costs a round trip more.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
         yield S3Archive(client, parts.netloc, f"{prefix}/" if prefix else "")

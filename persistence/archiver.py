@@ -6,7 +6,7 @@ finishes it: the same events give the same bytes under the same key.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Final
 
@@ -150,22 +150,28 @@ class Archiver:
         """The lines of the events in this range, in order and without a gap; fewer once they come to `max_bytes`."""
         lines: list[bytes] = []
         num_bytes = 0
+        async for event in self._events(session_id, first_sequence, last_sequence):
+            lines.append(encode_line(event))
+            num_bytes += len(lines[-1])
+            if max_bytes is not None and num_bytes >= max_bytes:
+                break
+        return lines
+
+    async def _events(self, session_id: str, first_sequence: int, last_sequence: int) -> AsyncIterator[JournalEvent]:
         expected = first_sequence
-        while expected <= last_sequence and (max_bytes is None or num_bytes < max_bytes):
+        while expected <= last_sequence:
             entries = await self._store.journal(session_id, expected - 1, _PAGE_ENTRIES)
-            before = expected
+            if not entries:
+                raise JournalGap(session_id, expected)
             for entry in entries:
                 for sequence, event in enumerate(entry.events, entry.first_sequence):
-                    if sequence < expected or sequence > last_sequence:
+                    # An entry that is cut by our range comes whole.
+                    if not expected <= sequence <= last_sequence:
                         continue
                     if sequence > expected:
                         raise JournalGap(session_id, expected)
-                    lines.append(encode_line(JournalEvent(sequence=sequence, at_ms=entry.at_ms, event=event)))
-                    num_bytes += len(lines[-1])
+                    yield JournalEvent(sequence=sequence, at_ms=entry.at_ms, event=event)
                     expected += 1
-            if expected == before:
-                raise JournalGap(session_id, expected)
-        return lines
 
 
 async def _mark_stored(

@@ -206,7 +206,7 @@ def _prediction_row(record: PredictionRecord) -> Row:
 
 def quoted(record: PredictionRecord) -> PredictionRecord:
     """The same prediction with its documents as JSON strings, for a database whose JSON type refuses what clients may send:
-    MariaDB nests 32 deep, MySQL 100, and neither takes half a surrogate pair.
+    MariaDB nests 32 deep, MySQL 100.
     """
     return msgspec.structs.replace(record, output=_quote(record.output), request=_quote(record.request))
 

@@ -136,7 +136,7 @@ predictions = _table(
     Column("status", _ascii(16), nullable=False),
     Column("status_reason", String(255)),
     Column("text", _long_text(), nullable=False),
-    # As encoded; a document that this database's JSON type refuses (too deep, half a surrogate pair) stands here as a JSON string.
+    # As encoded; a document that this database's JSON type refuses, being too deep, stands here as a JSON string.
     Column("output", JsonDocument, nullable=False),
     Column("request", JsonDocument, nullable=False),
     Column("input_tokens", Integer, nullable=False),

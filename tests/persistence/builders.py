@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -180,6 +180,13 @@ class WatchedStore:
         async with self._changed:
             where.extend(receipts)
             self._changed.notify_all()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a figure of the writer's says so; it sends no signal that could be waited for."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import structlog
 
 from engine.base import Engine, EngineError, EngineOverloaded, PromptTooLong
 from server.identifiers import new_id
-from sessions.client_events import RefusedEvent, decode_client_event
+from sessions.client_events import RefusedEvent, ResponseCreate, decode_client_event
 from sessions.config import SessionConfig
 from sessions.dialogue import Dialogue, DialogueLimits, DialogueState
 from sessions.effects import Close, Effects
@@ -21,11 +21,12 @@ from sessions.generation import Prompt
 from sessions.journal import Journal
 from sessions.server_events import with_sequence_number
 from sessions.store import Append, AppendStatus, SessionMeta, Store
-from sessions.wire_errors import WireError
+from sessions.wire_errors import BadEvent, WireError
 
 _log = structlog.get_logger(__name__)
 
 _MAX_UNCOMMITTED_EVENTS = 256
+_CLOSING = BadEvent("server_error", "The session is closing; connect again.", type="server_error")
 
 
 class Connection(Protocol):
@@ -123,6 +124,10 @@ class LiveSession:
         except RefusedEvent as refused:
             self._apply(self._dialogue.refuse(refused))
         else:
+            if self._close is not None and isinstance(event, ResponseCreate):
+                # Answer upon answer would keep the connection open for ever.
+                self._apply(self._dialogue.report(_CLOSING.as_wire_error(event.event_id)))
+                return
             self._apply(self._dialogue.receive(event, self._node.now_ms()))
 
     async def room(self) -> None:
@@ -175,6 +180,10 @@ class LiveSession:
         """Somebody else owns the session, or the store lost part of it: nothing more may be said here."""
         _log.warning("session.append_refused", session_id=self.session_id, status=status)
         self._stop_answers()
+        # Nothing will be committed here any more: whoever waits for room is let go, to find the connection closed.
+        self._num_uncommitted = 0
+        if self._room is not None:
+            self._room.set()
         if status == "fenced":
             self._connection.close(4001, "superseded by another connection")
         else:

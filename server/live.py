@@ -180,10 +180,6 @@ class LiveSession:
         """Somebody else owns the session, or the store lost part of it: nothing more may be said here."""
         _log.warning("session.append_refused", session_id=self.session_id, status=status)
         self._stop_answers()
-        # Nothing will be committed here any more: whoever waits for room is let go, to find the connection closed.
-        self._num_uncommitted = 0
-        if self._room is not None:
-            self._room.set()
         if status == "fenced":
             self._connection.close(4001, "superseded by another connection")
         else:

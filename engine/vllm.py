@@ -4,12 +4,14 @@ Every token passes here, so that what is added to vLLM's own output is one `Chun
 """
 
 import asyncio
+import inspect
 import itertools
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -65,7 +67,10 @@ class VllmEngine:
         return self._model_name
 
     async def __aenter__(self) -> Self:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
+            await asyncio.to_thread(_import_vllm)
             self._running = await asyncio.to_thread(self._start)
         except EngineError:
             raise
@@ -83,7 +88,7 @@ class VllmEngine:
             await asyncio.wait([self._keeper])
         running, self._running, self._failure = self._running, None, "the engine is closed"
         if running is not None:
-            await asyncio.to_thread(running.llm.shutdown)
+            await asyncio.to_thread(_shut_down, running.llm)
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         running = self._running
@@ -181,7 +186,7 @@ class VllmEngine:
             self._failure = "the engine core died; it is being started again"
             log.error("engine_died", model=self._model_name)
             if dead is not None:
-                await asyncio.to_thread(dead.llm.shutdown)
+                await asyncio.to_thread(_shut_down, dead.llm)
             del dead
             await self._start_again()
             log.info("engine_started_again", model=self._model_name)
@@ -200,8 +205,6 @@ class VllmEngine:
     def _start(self) -> "_Running":
         """Load tokenizer and model; takes tens of seconds, so that it runs in a thread."""
         encoder = PromptEncoder.load(self._model, max_context_tokens=self._max_model_len or 0)
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -218,7 +221,7 @@ class VllmEngine:
         }
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
         if self._is_closed:  # closed while this thread was loading: nobody else will end the core
-            llm.shutdown()
+            _shut_down(llm)
             raise EngineUnavailable("the engine is closed")
         encoder.max_context_tokens = llm.model_config.max_model_len
         defaults = llm.model_config.get_diff_sampling_param()
@@ -242,7 +245,7 @@ class VllmEngine:
             return None, running.sampling_params(**settings)
         if (schema := forced_call_schema(prompt)) is not None:
             return ForcedCallParser(), running.sampling_params(
-                **settings, structured_outputs=running.structured_outputs(json=schema)
+                **settings, structured_outputs=running.structured_outputs(json=schema, disable_any_whitespace=True)
             )
         parser: ToolCallParser = HermesParser()
         if self._tool_parser != "hermes":
@@ -275,7 +278,11 @@ class _VllmParser:
         tools = [
             {
                 "type": "function",
-                "function": {"name": t.name, "description": t.description or "", "parameters": _schema(t.parameters)},
+                "function": {
+                    "name": t.name,
+                    "description": t.description or "",
+                    "parameters": msgspec.json.decode(t.parameters),
+                },
             }
             for t in prompt.tools
         ]
@@ -309,18 +316,26 @@ class _VllmParser:
         return "", (ToolCallDelta(self._last_index, arguments=rest),) if rest else ()
 
 
+def _import_vllm() -> None:
+    """Import it in a call of its own: failed optional imports keep their tracebacks, and with them all that their callers held."""
+    import vllm.engine.arg_utils
+    import vllm.v1.engine.async_llm  # noqa: F401
+
+
+def _shut_down(llm: Any) -> None:
+    """End the core. It has nothing to save, and asked politely it takes vLLM's whole grace period of 5 s."""
+    if "timeout" in inspect.signature(llm.shutdown).parameters:
+        llm.shutdown(timeout=0.5)
+    else:
+        llm.shutdown()
+
+
 def _finish_reason(reason: str | None, parser: ToolCallParser | None) -> FinishReason:
     if reason == "length":
         return "length"
     if reason != "stop":
         raise EngineUnavailable(f"vLLM ended the answer: {reason}")
     return "tool_calls" if parser is not None and parser.num_calls else "stop"
-
-
-def _schema(parameters: bytes) -> dict[str, object]:
-    import msgspec
-
-    return msgspec.json.decode(parameters, type=dict[str, object])
 
 
 def _differing_names() -> dict[str, Any]:

@@ -27,14 +27,14 @@ class RequestLog:
         self._store = store
         self._waiting: deque[bytes] = deque()
         self._wake = asyncio.Event()
+        # A stop's flush waits for the batch that is on its way.
+        self._passing_on = asyncio.Lock()
         self.num_dropped = 0
 
     def add(self, record: RequestRecord) -> None:
         """Take one entry; never blocks."""
-        if len(self._waiting) >= _MAX_WAITING:
-            self._waiting.popleft()
-            self.num_dropped += 1
         self._waiting.append(encode_record(record))
+        self._drop_oldest()
         self._wake.set()
 
     async def run(self) -> None:
@@ -46,21 +46,33 @@ class RequestLog:
             try:
                 await self.flush()
             except StoreUnavailable as error:
-                _log.warning("request_log.waiting", reason=str(error), num_waiting=len(self._waiting))
+                _log.warning(
+                    "request_log.waiting",
+                    reason=str(error),
+                    num_waiting=len(self._waiting),
+                    num_dropped=self.num_dropped,
+                )
                 self._wake.set()
                 await asyncio.sleep(_RETRY_S)
 
     async def flush(self) -> None:
         """Pass on what waits; `StoreUnavailable` keeps it waiting."""
-        batch = list(self._waiting)
-        self._waiting.clear()
-        if not batch:
-            return
-        try:
-            await self._store.enqueue(batch)
-        except StoreUnavailable:
-            self._waiting.extendleft(reversed(batch))
-            raise
+        async with self._passing_on:
+            batch = list(self._waiting)
+            self._waiting.clear()
+            if not batch:
+                return
+            try:
+                await self._store.enqueue(batch)
+            except StoreUnavailable:
+                self._waiting.extendleft(reversed(batch))
+                self._drop_oldest()
+                raise
+
+    def _drop_oldest(self) -> None:
+        while len(self._waiting) > _MAX_WAITING:
+            self._waiting.popleft()
+            self.num_dropped += 1
 
 
 class RequestLogMiddleware:

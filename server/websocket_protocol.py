@@ -142,6 +142,8 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         self._last_ping_s = now_s
         if self._num_pings_left < 0:
             self.close(1008, "too many pings")
+            # Pongs to a closed connection, or a client that floods on would pile them up.
+            self.conn.data_to_send()
             return
         super().handle_ping()
 

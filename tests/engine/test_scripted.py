@@ -93,13 +93,13 @@ async def test_a_tools_output_is_quoted() -> None:
 
 @pytest.mark.parametrize(("text", "num_said"), [("[fail]", 0), ("[fail after 3]", 3)])
 async def test_fail_loses_the_engine(text: str, num_said: int) -> None:
-    chunks = []
+    stream = ScriptedEngine().generate(make_prompt(user(text)))
 
+    chunks = [await anext(stream) for _ in range(num_said)]
+
+    assert all(chunk.finish_reason is None for chunk in chunks)
     with pytest.raises(EngineUnavailable):
-        async for chunk in ScriptedEngine().generate(make_prompt(user(text))):
-            chunks.append(chunk)
-
-    assert len(chunks) == num_said
+        await anext(stream)
 
 
 @pytest.mark.parametrize(("text", "error"), [("[overloaded]", EngineOverloaded), ("[too long]", PromptTooLong)])

@@ -34,7 +34,9 @@ class AnySchedule(RuleBasedStateMachine):
     @rule(text=texts, item_id=st.one_of(st.none(), ids), place=places, role=st.sampled_from(["user", "assistant"]))
     def create_item(self, text: str, item_id: str | None, place: str | None, role: str) -> None:
         item = user_item(text) | {"role": role, "content": [{"type": "text", "text": text}]}
-        if item_id is not None:
+        # A client may reuse an id of ours once it has seen it; it cannot guess one.
+        seen = {"a", "b", *(event["item"]["id"] for event in self.talk.events if "item" in event)}
+        if item_id in seen:
             item["id"] = item_id
         events = self.talk.send("conversation.item.create", item=item, previous_item_id=place)
         if events[-1]["type"] == "conversation.item.done":

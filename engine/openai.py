@@ -7,6 +7,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -118,8 +119,9 @@ class OpenAIEngine:
             raise EngineUnavailable("the engine is closed")
         stream = self._streams[prompt.response_id] = _Stream()
         try:
-            async for chunk in self._answer(self._http, prompt, stream):
-                yield chunk
+            async with aclosing(self._answer(self._http, prompt, stream)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         except _Aborted:
             return
         except httpx.TransportError as error:
@@ -143,7 +145,7 @@ class OpenAIEngine:
     def failure(self) -> str | None:
         return self._failure
 
-    async def _answer(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> AsyncIterator[Chunk]:
+    async def _answer(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> AsyncGenerator[Chunk, None]:
         lines = await self._open(http, prompt, stream)
         num_tokens, usage, finish = 0, None, None
         async for line in lines:

@@ -112,15 +112,14 @@ class VllmEngine:
                 calls: tuple[ToolCallDelta, ...] = ()
                 if parser is not None:
                     text, calls = parser.feed(text, token_ids)
-                if out.finished:
+                if out.finished:  # no break: left to end by itself, the stream needs no closing
                     is_open = False
-                    break
-                if text or calls:  # a token that ends within a character has no text of its own
+                elif text or calls:  # a token that ends within a character has no text of its own
                     num_output += num_held
                     usage = Usage(num_input, num_output, out.num_cached_tokens or 0) if is_first else None
                     yield Chunk(text, num_held, calls, usage)
                     num_held, is_first = 0, False
-            else:
+            if is_open:
                 raise EngineUnavailable("vLLM ended the answer without a reason")
             if completion.finish_reason == "abort":
                 return

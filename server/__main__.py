@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(settings: Settings, _: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. In development the database is migrated first."""
-    from server.serve import CannotListen, run
+    from server.serve import CannotListen, Crashed, run
 
     if not settings.is_production and (status := _migrate(settings, _)) != 0:
         return status
@@ -83,6 +83,9 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
         run(settings)
     except CannotListen as error:
         print(f"flueman: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except Crashed:
+        print("flueman: the server stopped because of an error; the log says which", file=sys.stderr)
         return EXIT_FAILED
     return 0
 

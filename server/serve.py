@@ -5,6 +5,7 @@ import math
 import os
 import socket
 from contextlib import closing
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -25,15 +26,30 @@ class CannotListen(Exception):
     """The address cannot be listened on; the text says which and why."""
 
 
+class Crashed(Exception):
+    """The server stopped by itself; the log says why."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, but a stop that was asked for is a success: no signal is raised again, which would end the process, with a trace."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
+
+
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; `CannotListen` when the port cannot be had."""
+    """Serve until SIGTERM or SIGINT; `CannotListen` when the port cannot be had, `Crashed` when the server could not go on."""
     configure_logs(level=settings.log_level, format=settings.log_format)
     with closing(_bind(settings.host, settings.port)) as listener:
         log.info("listening", url=_url(listener), build_id=settings.build_id, workers=settings.workers)
         if settings.workers == 1:
             from server.app import create_app
 
-            uvicorn.Server(_config(settings, create_app(settings))).run(sockets=[listener])
+            server = Server(_config(settings, create_app(settings)))
+            server.run(sockets=[listener])
+            if server.lifespan.should_exit:
+                raise Crashed
             return
         # The workers read the same environment; what the command line set is put there.
         for field in ("host", "port", "workers"):

@@ -250,16 +250,22 @@ async def _running(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[No
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
 
 
 async def _essential(coroutine: Coroutine[None, None, None]) -> None:
-    """Run what the process cannot live without: if it crashes the process stops, to be started again, instead of going on lame."""
+    """Run what the process cannot live without: if it crashes the process stops, to be started again, instead of going on lame.
+
+    The exception is raised once more when all else is closed, so that the stop counts as a failure.
+    """
     try:
         await coroutine
     except Exception:
         _log.exception("task.crashed", task=getattr(coroutine, "__qualname__", ""))
         signal.raise_signal(signal.SIGTERM)
+        raise
 
 
 def run_migrations(settings: Settings) -> None:

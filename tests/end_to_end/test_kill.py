@@ -1,0 +1,104 @@
+"""`kill -9` of the server under load, at random moments: what a client was told is kept, once, whatever was in flight."""
+
+import asyncio
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from sessions.redis_store import RedisStore
+from sessions.sqlite_store import SqliteStore
+from tests.end_to_end.client import Client, open_client
+from tests.end_to_end.conftest import Backends
+from tests.end_to_end.processes import FluemanProcess, running, token_of
+from tests.end_to_end.stored import check_write_ahead, open_records, until
+
+NUM_KILLS = 10
+NUM_CLIENTS = 12
+
+
+async def talk_until_gone(port: int, number: int, chance: random.Random, clients: list[Client]) -> None:
+    """Turn after turn, some of them cut, until the server is gone."""
+    try:
+        async with open_client(port, token_of(f"user-{number}")) as client:
+            clients.append(client)
+            while True:
+                text = f"[tokens {chance.randrange(1, 30)}] turn {len(client.said)}"
+                if chance.random() < 0.2:
+                    await client.ask_and_cut(f"{text} [tokens 5000] [pace 500]", chance.randrange(3))
+                else:
+                    await client.ask(text)
+    except (ConnectionClosed, InvalidHandshake, OSError):
+        return
+
+
+async def load_and_kill(node: FluemanProcess, chance: random.Random, clients: list[Client]) -> None:
+    """Put the server under load and kill it at a random moment, the first handshakes included."""
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(NUM_CLIENTS):
+            tasks.create_task(talk_until_gone(node.port, number, chance, clients))
+        await asyncio.sleep(chance.uniform(0.02, 0.8))
+        node.kill()
+
+
+def outbox_size(path: Path) -> int:
+    """Records that wait in the embedded store, which another process has open."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        [(num_records,)] = database.execute("SELECT count(*) FROM outbox")
+        return int(num_records)
+
+
+def let_minutes_pass(path: Path) -> None:
+    """As if the server had been down for minutes: records that a killed writer had taken are due for another."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE outbox SET taken_ms = taken_ms - 600000")
+
+
+async def test_a_killed_embedded_server_keeps_what_it_acknowledged_exactly_once(
+    embedded_settings: dict[str, str], tmp_path: Path, chance: random.Random
+) -> None:
+    """P2, P3: also over many kills of the same store."""
+    node = FluemanProcess(tmp_path / "node", embedded_settings, "serve")
+    var = tmp_path / "var"
+    clients: list[Client] = []
+    with running(node):
+        await load_and_kill(node, chance, clients)
+        for _ in range(NUM_KILLS - 1):
+            node.start()
+            await load_and_kill(node, chance, clients)
+        let_minutes_pass(var / "sessions.db")
+        node.start()
+
+        async def is_settled() -> bool:
+            return outbox_size(var / "sessions.db") == 0
+
+        await until(is_settled)
+
+    assert sum(len(client.answers) for client in clients) > NUM_KILLS, "there was no load"
+    async with open_records(f"sqlite+aiosqlite:///{var / 'flueman.db'}", str(var / "archive")) as records:
+        for client in clients:
+            await records.check_kept(client)
+    async with SqliteStore(var / "sessions.db") as store:
+        assert (await store.lag()).dead == 0
+        await check_write_ahead(store, clients)
+
+
+async def test_every_event_that_a_client_of_a_killed_server_received_is_in_the_journal(
+    backends: Backends, tmp_path: Path, chance: random.Random
+) -> None:
+    """P2: byte for byte, in Redis, on whose journal another node will go on."""
+    node = FluemanProcess(tmp_path / "node", {**backends.settings, "FLUEMAN_WRITER": "none"}, "serve")
+    clients: list[Client] = []
+    with running(node):
+        await load_and_kill(node, chance, clients)
+        node.start()
+        await load_and_kill(node, chance, clients)
+    # Also what Redis itself has only on its disk.
+    backends.redis.kill()
+    backends.redis.start()
+
+    assert sum(len(client.frames) for client in clients) > NUM_CLIENTS, "there was no load"
+    async with RedisStore(backends.redis.url) as store:
+        await check_write_ahead(store, clients)

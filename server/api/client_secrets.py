@@ -21,6 +21,7 @@ from sessions.wire_errors import BadEvent, from_validation_error
 
 PATH = "/v1/realtime/client_secrets"
 MAX_BODY_BYTES = 64 * 1024
+MAX_DROPPED_BYTES = 1024 * 1024
 
 
 class _ExpiresAfter(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,14 +74,17 @@ def client_secret_routes() -> list[Route]:
 
 
 async def _read_body(request: Request) -> bytes | None:
-    """The body, or None as soon as it is too large."""
+    """The body, or None when it is too large. Of that a part is read and dropped, so that its sender sees the answer, not a reset."""
     body = bytearray()
+    num_bytes = 0
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
+            num_bytes += len(chunk)
+            if num_bytes <= MAX_BODY_BYTES:
+                body += chunk
+            elif num_bytes > MAX_DROPPED_BYTES:
                 return None
-    return bytes(body)
+    return bytes(body) if num_bytes <= MAX_BODY_BYTES else None
 
 
 def _parse(body: bytes, served_model: str) -> tuple[int, bytes, SessionConfig]:

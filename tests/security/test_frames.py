@@ -214,21 +214,22 @@ async def test_a_flood_of_messages_is_slowed_and_others_do_not_notice(target: Ta
                         num_sent += 1
                         await asyncio.sleep(0)
 
-        async def answers() -> int:
-            count = 0
+        async def answers() -> tuple[int, float]:
+            count, started_s = 0, time.monotonic()
             with contextlib.suppress(TimeoutError, ConnectionClosed):
                 async with asyncio.timeout(3):
                     while True:
                         await flooder.next()
                         count += 1
-            return count
+            return count, time.monotonic() - started_s
 
         async with asyncio.TaskGroup() as tasks:
             counting = tasks.create_task(answers())
             worst_s = await worst_wait_s(victim, tasks.create_task(flood()))
 
-        # 400 at once and 200 a second; without the limit a client gets thousands.
-        assert 100 < counting.result() < 400 + 3 * 200 + 200
+        # 400 at once and 200 a second, and what one read of the socket holds; without the limit it is thousands.
+        num_answers, lasted_s = counting.result()
+        assert 100 < num_answers < 1.5 * (400 + lasted_s * 200)
         assert worst_s < MAX_VICTIM_S
 
 

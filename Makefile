@@ -7,7 +7,7 @@ PORT ?= 8000
 .PHONY: run install test check fix bench bench-gpu clean
 
 run: install ## install what a laptop needs and serve the demo on http://127.0.0.1:8000
-	$(BIN)/flueman serve --host $(HOST) --port $(PORT)
+	FLUEMAN_LOG_FORMAT=$${FLUEMAN_LOG_FORMAT:-console} $(BIN)/flueman serve --host $(HOST) --port $(PORT)
 
 install: .venv/installed ## .venv with .venv/bin/flueman in it
 

@@ -33,6 +33,11 @@ class Crashed(Exception):
 class Server(uvicorn.Server):
     """uvicorn's, but a stop that was asked for is a success: no signal is raised again, which would end the process, with a trace."""
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit and sockets:
+            log.info("listening", url=_url(sockets[0]))
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._captured_signals.clear()
@@ -42,7 +47,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; `CannotListen` when the port cannot be had, `Crashed` when the server could not go on."""
     configure_logs(level=settings.log_level, format=settings.log_format)
     with closing(_bind(settings.host, settings.port)) as listener:
-        log.info("listening", url=_url(listener), build_id=settings.build_id, workers=settings.workers)
+        log.info("starting", url=_url(listener), build_id=settings.build_id, workers=settings.workers)
         if settings.workers == 1:
             from server.app import create_app
 
@@ -78,8 +83,6 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        # Listening now, so that a second server fails at once and not after it has loaded its model.
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         reason = (

@@ -192,10 +192,8 @@ class Settings(BaseSettings):
         description="archive: a folder or s3://bucket/prefix?endpoint=…&region=…; default a folder under data_dir",
     )
     store_timeout_s: Seconds = Field(5.0, description="longest wait for one answer of the store")
-    store_connect_timeout_s: Seconds = Field(1.0, description="longest wait for a connection to the store")
     database_timeout_s: Seconds = Field(10.0, description="longest wait for one answer of the database")
     retention_s: Seconds = Field(86_400.0, description="how long an ended, archived session stays in the store")
-    archive_idle_s: Seconds = Field(300.0, description="a session this long without a connection is archived")
     writer: Literal["inline", "none"] = Field(
         "inline", description="inline: the server also runs a writer; none: `flueman write` runs elsewhere"
     )
@@ -247,7 +245,6 @@ class Settings(BaseSettings):
         0, description="connections of one address on one node; 0 no cap"
     )
     max_session_s: Seconds = Field(3_600.0, description="longest connection; then it is closed and may resume")
-    detached_s: Seconds = Field(60.0, description="how long an answer goes on with nobody connected")
     max_responses_per_session: Count = Field(
         4, description="answers of one session that may run at once, out-of-band ones included"
     )
@@ -268,8 +265,6 @@ class Settings(BaseSettings):
     max_instructions_chars: Count = Field(32_768, description="longest instructions")
     max_item_chars: Count = Field(65_536, description="longest text of one item")
     max_items: Count = Field(2_000, description="most items of one dialogue")
-    max_tools: Count = Field(128, description="most tools of one session")
-    max_output_tokens: Annotated[int, Field(ge=1, le=131_072)] = Field(4_096, description="longest answer in tokens")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is logged"

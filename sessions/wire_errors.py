@@ -9,6 +9,10 @@ from msgspec import Struct
 ErrorType = Literal["invalid_request_error", "server_error", "rate_limit_error"]
 
 
+_MAX_MESSAGE_CHARS = 500
+_MAX_PARAM_CHARS = 200
+
+
 class WireError(Struct, frozen=True):
     """The `error` object of an error event. `event_id` is the client's, so that it knows which of its events was refused."""
 
@@ -28,8 +32,9 @@ class BadEvent(Exception):
         super().__init__(message)
         self.type: ErrorType = type
         self.code = code
-        self.message = message
-        self.param = param
+        # Both may quote what the client sent, at any length.
+        self.message = message[:_MAX_MESSAGE_CHARS]
+        self.param = param[:_MAX_PARAM_CHARS] if param else param
 
     def as_wire_error(self, event_id: str | None) -> WireError:
         """The mistake as the `error` object of the event that answers `event_id`."""

@@ -1,4 +1,4 @@
-"""`POST /dev/token`: a client secret for the pages, in development only and only for a page of this very server."""
+"""`POST /dev/token`: a client secret for the pages, in development only, only on this machine and only for a page of this very server."""
 
 import time
 
@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.auth import Principal, check_origin
+from server.auth import LOOPBACK, AuthError, Principal, check_origin
 from server.services import services_of
 
 TTL_S = 600
@@ -16,6 +16,11 @@ LIFE_S = 24 * 3600
 
 async def _create(request: Request) -> Response:
     services = services_of(request)
+    if request.client is None or request.client.host not in LOOPBACK:
+        # A development server may listen on a whole network; its tokens are for whoever sits at it.
+        raise AuthError(
+            "not_local", "Tokens are given away only on the server's own machine; use `flueman token`.", status=403
+        )
     check_origin(request.headers, services.allowed_origins, development=True)
     assert services.client_secrets is not None
     expires_at = int(time.time()) + LIFE_S

@@ -64,7 +64,7 @@ class BareVllm:
 
 def make_prompts(model: str) -> list[list[int]]:
     """The token ids of the questions as the server asks them."""
-    encoder = PromptEncoder.load(model, max_context_tokens=0)
+    encoder = PromptEncoder.load(model, max_context_tokens=4096)
     return [
         list(
             encoder.encode(

@@ -68,6 +68,11 @@ def _mapped(value: object) -> object:
     return {alias.strip(): name.strip() or None for alias, _, name in pairs}
 
 
+def _json_object(value: object) -> object:
+    """JSON text as an object; anything else unchanged."""
+    return _from_json(value) if isinstance(value, str) else value
+
+
 def _from_json(value: str) -> object:
     try:
         return json.loads(value)
@@ -215,6 +220,10 @@ class Settings(BaseSettings):
         None, description="context length in tokens; default the model's own"
     )
     tool_parser: str = Field("hermes", description="how the model writes tool calls (a vLLM tool parser's name)")
+    vllm_args: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)] = Field(
+        default_factory=dict,
+        description='JSON object of further AsyncEngineArgs for engine=vllm, such as {"gpu_memory_utilization": 0.9}',
+    )
     openai_base_url: Annotated[str, AfterValidator(_schemes("http", "https"))] | None = Field(
         None, repr=False, description="endpoint for engine=openai, such as http://vllm:8000/v1"
     )

@@ -130,6 +130,7 @@ def make_engine(settings: Settings) -> Engine:
                 settings.served_model_name,
                 max_model_len=settings.max_model_len,
                 tool_parser=settings.tool_parser,
+                engine_args=settings.vllm_args,
             )
         case "openai":
             from engine.openai import OpenAIEngine

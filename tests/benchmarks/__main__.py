@@ -33,6 +33,12 @@ MAX_TOKENS = 128
 NUM_IDLE = 2000
 
 
+HEADINGS = (
+    "| streams | who | tokens/s | of (a) | first token p50 / p99 ms | gap p50 / p99 ms | CPU µs a token | messages a token |",
+    "|---|---|---|---|---|---|---|---|",
+)
+
+
 class Comparison(Struct, frozen=True):
     """All runs of one contender at one number of streams."""
 
@@ -58,28 +64,29 @@ async def compare_engines(model: str, turns: int) -> list[str]:
             await stack.enter_async_context(served(model, ENGINE_ARGS)),
             await stack.enter_async_context(flueman(environment)),
         ]
-        lines = [
-            "| streams | who | tokens/s | of (a) | first token p50 / p99 ms | gap p50 / p99 ms | CPU µs a token | messages a token |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        lines = list(HEADINGS)
         for streams in STREAMS:
-            found = await _take_turns(contenders, streams, turns)
-            base = found[0].runs
-            lines += [_row(entry, base) for entry in found]
+            lines += rows(await take_turns(contenders, streams, turns, max_tokens=MAX_TOKENS))
         return lines
 
 
-async def _take_turns(contenders: list[Contender], streams: int, turns: int) -> list[Comparison]:
+async def take_turns(contenders: list[Contender], streams: int, turns: int, *, max_tokens: int) -> list[Comparison]:
+    """Each contender in turn, `turns` times, after one turn that warms up."""
     found = [Comparison(contender.name, []) for contender in contenders]
     rounds = max(1, 256 // streams) if streams < 64 else 3
     rounds = min(rounds, 12)
     for turn in range(turns + 1):
         for contender, entry in zip(contenders, found, strict=True):
-            run = await contender.run(Run(streams, rounds, MAX_TOKENS))
+            run = await contender.run(Run(streams, rounds, max_tokens))
             if turn:  # the first turn warms up
                 entry.runs.append(run)
                 print(f"{streams:4} {contender.name:22} {run.tokens_per_s:8.0f} tokens/s", flush=True)
     return found
+
+
+def rows(found: list[Comparison]) -> list[str]:
+    """A table's rows at one number of streams, with ratios to the first contender."""
+    return [_row(entry, found[0].runs) for entry in found]
 
 
 def _row(entry: Comparison, base: list[Figures]) -> str:

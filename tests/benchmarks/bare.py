@@ -80,7 +80,7 @@ async def main(model: str, arguments: dict[str, object]) -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, disable_log_stats=True, **arguments))  # type: ignore[arg-type]
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, disable_log_stats=True, **arguments))
     bare = BareVllm(llm, make_prompts(model))
     print("ready", flush=True)
     loop = asyncio.get_running_loop()

@@ -3,17 +3,21 @@
 import asyncio
 import random
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from sessions.redis_store import RedisStore
 from sessions.sqlite_store import SqliteStore
-from tests.end_to_end.client import Client, open_client
+from sessions.store import Store
+from tests.end_to_end.client import DELTA, Client, open_client
 from tests.end_to_end.conftest import Backends
 from tests.end_to_end.processes import FluemanProcess, running, token_of
 from tests.end_to_end.stored import check_write_ahead, open_records, until
+from tests.services import RedisServer
 
 NUM_KILLS = 10
 NUM_CLIENTS = 12
@@ -83,6 +87,73 @@ async def test_a_killed_embedded_server_keeps_what_it_acknowledged_exactly_once(
     async with SqliteStore(var / "sessions.db") as store:
         assert (await store.lag()).dead == 0
         await check_write_ahead(store, clients)
+
+
+@contextmanager
+def redis_stands_still(redis: RedisServer) -> Iterator[None]:
+    """Nothing is committed; what is on its way to Redis at the end never arrives."""
+    redis.pause()
+    try:
+        yield
+    finally:
+        redis.kill()
+        redis.start()
+
+
+@contextmanager
+def sqlite_stands_still(path: Path) -> Iterator[None]:
+    """Nothing is committed: somebody else holds the lock for writing."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.execute("ROLLBACK")
+
+
+async def read_until_silence(client: Client) -> None:
+    """Take every event until none comes for half a second."""
+    with suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(0.5):
+                await client.next()
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+async def test_nobody_receives_what_the_store_has_not_committed(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """P2: a random kill hardly ever hits the moment between a delivery and its commit, so here that moment is held open."""
+    async with AsyncExitStack() as stack:
+        if kind == "redis":
+            backends: Backends = request.getfixturevalue("backends")
+            settings = dict(backends.settings)
+            still = redis_stands_still(backends.redis)
+        else:
+            settings = request.getfixturevalue("embedded_settings")
+            still = sqlite_stands_still(tmp_path / "var" / "sessions.db")
+        node = FluemanProcess(tmp_path / "node", {**settings, "FLUEMAN_WRITER": "none"}, "serve")
+        stack.enter_context(running(node))
+        clients = [
+            await stack.enter_async_context(open_client(node.port, token_of(f"user-{number}"))) for number in range(8)
+        ]
+        for client in clients:
+            await client.say("[tokens 4000] [pace 50]")
+            await client.send("response.create")
+        for client in clients:
+            await client.until(DELTA)
+
+        with still:
+            async with asyncio.TaskGroup() as tasks:
+                for client in clients:
+                    tasks.create_task(read_until_silence(client))
+            node.kill()
+
+        store: Store = (
+            RedisStore(settings["FLUEMAN_REDIS_URL"])
+            if kind == "redis"
+            else SqliteStore(tmp_path / "var" / "sessions.db")
+        )
+        async with store:
+            await check_write_ahead(store, clients)
 
 
 async def test_every_event_that_a_client_of_a_killed_server_received_is_in_the_journal(

@@ -25,6 +25,15 @@ async def until_not_ready(node: FluemanProcess, part: str) -> None:
     await until(is_named)
 
 
+async def until_only(node: FluemanProcess, parts: set[str]) -> None:
+    """Wait until readiness complains of none but those; a busy machine may be late with other checks."""
+
+    async def is_so() -> bool:
+        return {name for name, said in node.readiness()[1].items() if said != "ok"} <= parts
+
+    await until(is_so)
+
+
 async def until_ready(node: FluemanProcess) -> None:
     """Wait until readiness is green again."""
 
@@ -50,8 +59,7 @@ async def test_conversations_go_on_while_mysql_or_s3_is_away_and_all_is_stored_a
                     for client in (before, during):
                         assert text_of(await client.ask("[echo all the same]")) == "all the same"
                 await before.close()
-                others = {name for name, said in node.readiness()[1].items() if said != "ok"} - {away, "writer"}
-                assert others == set()
+                await until_only(node, {away, "writer"})
             finally:
                 backends.mariadb.resume() if away == "database" else backends.s3.start()
         async with RedisStore(backends.redis.url) as store:

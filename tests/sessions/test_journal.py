@@ -312,11 +312,18 @@ async def test_flush_waits_for_all_that_was_appended_and_for_nothing_when_idle()
             listener.say(journal)
             flushing = asyncio.create_task(journal.flush())
             await asyncio.sleep(0)
-            was_done = flushing.done()
+            was_done_before_the_first = flushing.done()
+            # Lets through the commit that waits, not the next one.
+            store.gate.set()
+            store.gate.clear()
+            await store.arrived.acquire()
+            await asyncio.sleep(0)
+            was_done_before_the_second = flushing.done()
         await flushing
+        num_delivered = len(listener.delivered)
 
-    assert not was_done
-    assert len(listener.delivered) == 2
+    assert (was_done_before_the_first, was_done_before_the_second) == (False, False)
+    assert num_delivered == 2
 
 
 async def test_the_last_state_and_the_last_save_of_a_batch_win_and_records_keep_their_order() -> None:

@@ -186,6 +186,8 @@ class Visit:
 
     def stop(self) -> None:
         """The server stops: what is being answered may end first."""
+        if self._services is not None:
+            self._services.node.drain()
         if self._session is not None:
             self._session.finish(code=CLOSE_RESTARTING, reason="the server restarts")
 

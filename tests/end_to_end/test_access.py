@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from starlette.routing import Route
 
+from server.app import create_app
+from server.settings import load_settings
 from tests.end_to_end.client import WEATHER, open_client
 from tests.end_to_end.conftest import COMMON
-from tests.end_to_end.processes import FluemanProcess, request, running, token_of
+from tests.end_to_end.processes import SECRET, FluemanProcess, request, running, token_of
 
 CLIENT_SECRETS = "/v1/realtime/client_secrets"
 SESSION = {"type": "realtime", "model": "demo", "instructions": "Answer as a pirate.", "tools": [WEATHER]}
@@ -64,3 +67,20 @@ async def test_the_page_gets_a_token_by_itself_in_development(node: FluemanProce
         node.port, model=given["model"], subprotocols=["realtime", f"openai-insecure-api-key.{given['value']}"]
     ) as client:
         assert (await client.ask("[echo in]"))["status"] == "completed"
+
+
+def test_production_has_no_route_that_gives_tokens_away() -> None:
+    settings = {
+        "environment": "production",
+        "engine": "scripted",
+        "jwt_secret": SECRET,
+        "redis_url": "redis://redis.example",
+        "database_url": "mysql+aiomysql://mysql.example/flueman",
+    }
+
+    production, development = (
+        {route.path for route in create_app(load_settings(**changes)).routes if isinstance(route, Route)}
+        for changes in (settings, settings | {"environment": "development"})
+    )
+
+    assert development - production == {"/dev/token"}

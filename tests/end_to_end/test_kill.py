@@ -43,7 +43,7 @@ async def load_and_kill(node: FluemanProcess, chance: random.Random, clients: li
     async with asyncio.TaskGroup() as tasks:
         for number in range(NUM_CLIENTS):
             tasks.create_task(talk_until_gone(node.port, number, chance, clients))
-        await asyncio.sleep(chance.uniform(0.02, 0.8))
+        await asyncio.sleep(chance.uniform(0.02, 0.6))
         node.kill()
 
 

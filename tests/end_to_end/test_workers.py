@@ -10,7 +10,7 @@ import redis
 from tests.end_to_end.client import Client, open_client
 from tests.end_to_end.conftest import Backends
 from tests.end_to_end.processes import FluemanProcess, run_command, running, token_of
-from tests.end_to_end.stored import Records
+from tests.end_to_end.stored import Records, until
 
 
 async def talk(port: int, number: int) -> Client:
@@ -25,13 +25,18 @@ async def test_two_workers_share_the_port_and_store_everything(
     """P3."""
     node = FluemanProcess(tmp_path / "node", backends.settings, "serve", "--workers", "2")
     with running(node):
+
+        async def all_serve() -> bool:
+            return node.log_path.read_text().count("Application startup complete") == 2
+
+        await until(all_serve)
         clients: list[Client] = []
         with redis.Redis.from_url(backends.redis.url) as connection:
             owners: set[bytes] = set()
             # The kernel shares the connections out as it likes.
             while len(owners) < 2:
                 async with asyncio.TaskGroup() as tasks:
-                    talks = [tasks.create_task(talk(node.port, len(clients) + n)) for n in range(16)]
+                    talks = [tasks.create_task(talk(node.port, len(clients) + n)) for n in range(8)]
                 clients += [done.result() for done in talks]
                 owners = {connection.hget(f"fl:{{0}}:{client.session_id}:state", "owner") for client in clients}
         await records.until_ended(len(clients))

@@ -77,17 +77,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 async def run_writer(settings: Settings) -> None:
-    """The writer alone, until it is cancelled."""
+    """The writer alone, until SIGTERM or SIGINT: then it stores what it has taken, which would wait long for another writer."""
     async with (
         make_store(settings) as store,
         open_database(settings.database_url, timeout_s=settings.database_timeout_s) as database,
         open_archive(settings.archive_url) as archive,
     ):
         writer = Writer(store, database, archive, consumer=f"{socket.gethostname()}:{os.getpid()}", now_ms=now_ms)
-        try:
-            await writer.run()
-        finally:
-            writer.stop()
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(stop, writer.stop)
+        await writer.run()
 
 
 def make_store(settings: Settings) -> Store:

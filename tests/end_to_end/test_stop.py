@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.end_to_end.client import DELTA, Client, open_client
 from tests.end_to_end.conftest import Backends
@@ -80,6 +81,26 @@ async def test_a_stopping_server_finishes_its_answers_and_loses_nothing(
         for client in clients:
             await records.check_rows(client)
             await records.check_archive(client)
+
+
+async def test_a_stopping_writer_leaves_nothing_taken_and_not_stored(backends: Backends, tmp_path: Path) -> None:
+    """P3: the next writer need not wait until it may claim what these had taken."""
+    node = FluemanProcess(tmp_path / "node", {**backends.settings, "FLUEMAN_WRITER": "none"}, "serve")
+    terminated = FluemanProcess(tmp_path / "terminated", backends.settings, "write")
+    interrupted = FluemanProcess(tmp_path / "interrupted", backends.settings, "write")
+    with running(node, terminated, interrupted), redis.Redis.from_url(backends.redis.url) as connection:
+        async with open_client(node.port, token_of("mia")) as client:
+            # Both are at it once both are known as consumers.
+            while len(connection.xinfo_consumers("fl:{0}:outbox", "writer")) < 2:
+                await client.ask("[echo more]")
+            terminated.signal(signal.SIGTERM)
+            interrupted.signal(signal.SIGINT)
+            for _ in range(20):
+                await client.ask("[echo more]")
+
+            assert (terminated.wait(), interrupted.wait()) == (0, 0)
+            assert connection.xpending("fl:{0}:outbox", "writer")["pending"] == 0
+            assert terminated.errors() + interrupted.errors() == []
 
 
 def test_a_server_that_stops_by_itself_because_a_part_of_it_crashed_counts_as_failed(

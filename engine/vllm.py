@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import itertools
 import os
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -204,6 +205,7 @@ class VllmEngine:
     def _start(self) -> "_Running":
         """Load tokenizer and model; takes tens of seconds, so that it runs in a thread."""
         encoder = PromptEncoder.load(self._model, max_context_tokens=self._max_model_len or 0)
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -215,6 +217,8 @@ class VllmEngine:
             "max_model_len": self._max_model_len,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
+            # Unbounded whitespace between the parts of a demanded call is a trap that small models never leave.
+            "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
             **({"enforce_eager": True} if current_platform.is_cpu() else {}),
             **self._engine_args,
         }
@@ -244,7 +248,7 @@ class VllmEngine:
             return None, running.sampling_params(**settings)
         if (schema := forced_call_schema(prompt)) is not None:
             return ForcedCallParser(), running.sampling_params(
-                **settings, structured_outputs=running.structured_outputs(json=schema, disable_any_whitespace=True)
+                **settings, structured_outputs=running.structured_outputs(json=schema)
             )
         parser: ToolCallParser = HermesParser()
         if self._tool_parser != "hermes":
@@ -327,6 +331,12 @@ def _shut_down(llm: Any) -> None:
         llm.shutdown(timeout=0.5)
     else:
         llm.shutdown()
+    if (context := getattr(llm.engine_core.resources, "ctx", None)) is not None:
+        # vLLM leaves its ZeroMQ context to the garbage collector. Its end waits for each of its sockets to be closed,
+        # which nobody promises, so that it is not waited for without bound.
+        end = threading.Thread(target=context.term, name="vllm-zmq-end", daemon=True)
+        end.start()
+        end.join(1.0)
 
 
 def _finish_reason(reason: str | None, parser: ToolCallParser | None) -> FinishReason:

@@ -46,7 +46,7 @@ def test_a_missing_model_folder_is_named_and_nothing_is_served(tmp_path: Path) -
 
     assert done.returncode not in (0, 2)
     assert f"cannot load the model '{tmp_path / 'no-such-model'}': there is no such folder" in done.stderr + done.stdout
-    assert "startup complete" not in done.stderr + done.stdout
+    assert '"event": "listening"' not in done.stderr + done.stdout
 
 
 def test_a_damaged_model_is_named_and_nothing_is_served(tmp_path: Path) -> None:
@@ -60,4 +60,4 @@ def test_a_damaged_model_is_named_and_nothing_is_served(tmp_path: Path) -> None:
 
     assert done.returncode not in (0, 2)
     assert f"cannot load the model '{damaged}'" in done.stderr + done.stdout
-    assert "startup complete" not in done.stderr + done.stdout
+    assert '"event": "listening"' not in done.stderr + done.stdout

@@ -203,6 +203,8 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
     def attach(self, receiver: Receiver) -> None:
         """Hand all further messages to `receiver`; those that came before are handed over now. The ASGI application then returns."""
         self._receiver = receiver
+        # First, so that a receiver which pauses what is handed over to it stays paused.
+        self.resume_reading()
         while not self.queue.empty() and self._receiver is not None:
             message = self.queue.get_nowait()
             if message["type"] == "websocket.disconnect":
@@ -211,7 +213,6 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
                 receiver.received_text(text)
             elif message["type"] == "websocket.receive":
                 receiver.received_bytes()
-        self.resume_reading()
 
     def pause_reading(self) -> None:
         """Read nothing from the socket until `resume_reading`; TCP slows the client down."""

@@ -27,11 +27,13 @@ HANDSHAKE = (
 
 
 class ObservedProtocol(FluemanWebSocketProtocol):
-    """Says when its connection is gone; waits for a peer's close no longer than a test does."""
+    """Says when it has read a message and when its connection is gone; waits for a peer's close no longer than a test does."""
 
+    has_read: asyncio.Event
     gone: asyncio.Event
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.has_read = asyncio.Event()
         self.gone = asyncio.Event()
         self.close_timeout = CLOSE_TIMEOUT_S
         super().connection_made(transport)
@@ -39,6 +41,10 @@ class ObservedProtocol(FluemanWebSocketProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.gone.set()
+
+    def send_receive_event_to_app(self) -> None:
+        super().send_receive_event_to_app()
+        self.has_read.set()
 
 
 class Ear:
@@ -81,6 +87,10 @@ class Ear:
         async with asyncio.timeout(WAIT_S):
             for _ in range(count):
                 await self.heard.acquire()
+
+    async def until_read(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            await self.protocol.has_read.wait()
 
     async def until_lost(self) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -135,7 +145,9 @@ class Served(Struct):
 
 
 @asynccontextmanager
-async def serving(limits: ConnectionLimits | None = None, *, attach_at_once: bool = True) -> AsyncIterator[Served]:
+async def serving(
+    limits: ConnectionLimits | None = None, *, attach_at_once: bool = True, is_full: bool = False
+) -> AsyncIterator[Served]:
     ears: asyncio.Queue[Ear] = asyncio.Queue()
     may_attach = asyncio.Event()
     if attach_at_once:
@@ -144,9 +156,10 @@ async def serving(limits: ConnectionLimits | None = None, *, attach_at_once: boo
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
         ear = Ear(websocket.scope["extensions"][EXTENSION])
+        ear.is_full = is_full
+        ears.put_nowait(ear)
         await may_attach.wait()
         ear.protocol.attach(ear)
-        ears.put_nowait(ear)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
@@ -252,19 +265,42 @@ async def test_what_came_before_the_receiver_is_handed_over_in_order() -> None:
     async with serving(attach_at_once=False) as served, served.early() as client:
         for number in range(20):
             await client.send(str(number))
-        served.may_attach.set()
         ear = await served.ears.get()
+        await ear.until_read()
+        served.may_attach.set()
         await ear.until_heard(20)
+        await client.send("20")
+        await ear.until_heard()
 
-    assert ear.texts == [str(number) for number in range(20)]
+    assert ear.texts == [str(number) for number in range(21)]
+
+
+async def test_a_receiver_that_is_full_of_what_came_before_it_reads_no_more() -> None:
+    async with serving(attach_at_once=False, is_full=True) as served, served.early() as client:
+        await client.send("first")
+        ear = await served.ears.get()
+        await ear.until_read()
+        served.may_attach.set()
+        await ear.until_heard()
+        await client.send("second")
+        ear.protocol.send_texts([b"still there"])
+        await client.recv()
+        heard_while_full = list(ear.texts)
+
+        ear.protocol.resume_reading()
+        await ear.until_heard()
+
+    assert heard_while_full == ["first"]
+    assert ear.texts == ["first", "second"]
 
 
 async def test_a_client_that_left_before_the_receiver_came_is_lost_at_once() -> None:
     async with serving(attach_at_once=False) as served:
         async with served.early():
             pass
-        served.may_attach.set()
         ear = await served.ears.get()
+        await ear.until_gone()
+        served.may_attach.set()
         await ear.until_lost()
 
     assert ear.num_lost == 1
@@ -494,10 +530,12 @@ async def test_a_full_receiver_hears_of_a_close(served: Served) -> None:
         await client.send("first")
         await ear.until_heard()
 
+        ear.protocol.close_timeout = WAIT_S
         ear.protocol.close(1012, "restart")
 
         assert await closed(client) == (1012, "restart")
         await ear.until_gone()
+        assert ear.protocol.conn.close_rcvd is not None
 
 
 # The server's stop

@@ -1,5 +1,6 @@
 """The application: routes, their errors, and the lifespan that opens and closes everything they use."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,6 +28,9 @@ def create_app(settings: Settings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         limits = ConnectionLimits(max_fragments=settings.max_fragments, max_output_bytes=settings.max_output_bytes)
         async with open_services(settings) as services:
+            # What is loaded by now stays: the collector need not walk through it again and again (vLLM alone is a million objects).
+            gc.collect()
+            gc.freeze()
             yield {"services": services, "connection_limits": limits}
 
     routes = [

@@ -16,38 +16,33 @@ local function keep(base, retention_ms)
 end
 """
 
-# ARGV[1] is a flat msgpack list of six values a session: id, epoch, first and last sequence number, at_ms, and either false or the list
-# {number of records, ids of dropped items, ids of saved items, whether the config is replaced}. The other arguments are bytes, because
-# cmsgpack of Redis 7.0 cannot read binary strings: each session's joined events, then its records, its items and its config.
-# Answers a character a session: (o)k, (d)up, (g)ap, (f)enced.
+# ARGV[1] is a flat msgpack list of seven strings a session: id, epoch, first sequence number, last, the one after it, at_ms; and either
+# false or the list {number of records, ids of dropped items, ids of saved items, whether the config is replaced}. The other arguments are
+# bytes, because cmsgpack of Redis 7.0 cannot read binary strings: each session's joined events, then its records, its items and its
+# config. Answers a character a session: (o)k, (d)up, (g)ap, (f)enced. Numbers stay strings: Redis prints a Lua number by its slowest way.
 APPEND = (
     _KEYS
     + """
 local header = cmsgpack.unpack(ARGV[1])
 local blob = 1
 local replies = {}
-for i = 1, #header, 6 do
-  local first, last, extras = header[i + 2], header[i + 3], header[i + 5]
+for i = 1, #header, 7 do
+  local first, next, extras = header[i + 2], header[i + 4], header[i + 6]
   local base = prefix .. header[i]
   local state = base .. ':state'
   local stored = call('HMGET', state, 'epoch', 'next', 'final')
-  local next = tonumber(stored[2])
   local events = blob + 1
   blob = events
-  local reply
-  if tonumber(stored[1]) ~= header[i + 1] then
+  local reply = 'o'
+  if stored[1] ~= header[i + 1] then
     reply = 'f'
-  elseif first == next then
-    reply = 'o'
-  elseif first <= last and last < next then
-    reply = 'd'
-  else
-    reply = 'g'
+  elseif stored[2] ~= first then
+    reply = (next ~= first and tonumber(header[i + 3]) < tonumber(stored[2])) and 'd' or 'g'
   end
   if reply == 'o' then
-    if first <= last then
-      call('XADD', base .. ':journal', last .. '-0', 'first', first, 'at', header[i + 4], 'events', ARGV[events])
-      call('HSET', state, 'next', last + 1)
+    if next ~= first then
+      call('XADD', base .. ':journal', header[i + 3] .. '-0', 'first', first, 'at', header[i + 5], 'events', ARGV[events])
+      call('HSET', state, 'next', next)
     end
     if extras then
       for _ = 1, extras[1] do

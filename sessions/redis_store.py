@@ -366,15 +366,23 @@ def _append_call(outbox: str, batch: Sequence[Append]) -> _Command:
     blobs: list[bytes] = []
     for part in batch:
         first = part.first_sequence
-        last = first + len(part.events) - 1
+        after = first + len(part.events)
         blobs.append(b"\n".join(part.events))
         if part.records or part.saved_items or part.dropped_items or part.config is not None:
-            extras = (len(part.records), part.dropped_items, tuple(part.saved_items), part.config is not None)
+            extras: object = (len(part.records), part.dropped_items, tuple(part.saved_items), part.config is not None)
             blobs += part.records
             blobs += part.saved_items.values()
             if part.config is not None:
                 blobs.append(part.config)
-            header += (part.session_id, part.epoch, first, last, part.at_ms, extras)
         else:
-            header += (part.session_id, part.epoch, first, last, part.at_ms, False)
+            extras = False
+        header += (
+            part.session_id,
+            str(part.epoch),
+            str(first),
+            str(after - 1),
+            str(after),
+            str(part.at_ms),
+            extras,
+        )
     return (outbox, _pack_header(header), *blobs)

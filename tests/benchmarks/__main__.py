@@ -50,13 +50,13 @@ async def compare_engines(model: str, turns: int) -> list[str]:
     """(a), (b) and (c) on the same model: a table of medians and of ratios to (a)."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis = stack.enter_context(redis_server(folder))
+        redis = stack.enter_context(redis_server(folder, unix_socket=True))
         environment = {
             "FLUEMAN_ENGINE": "vllm",
             "FLUEMAN_MODEL": model,
             "FLUEMAN_MODEL_NAME": "demo",
             "FLUEMAN_MAX_MODEL_LEN": str(ENGINE_ARGS["max_model_len"]),
-            "FLUEMAN_REDIS_URL": redis.url,
+            "FLUEMAN_REDIS_URL": redis.unix_url,
             "FLUEMAN_DATA_DIR": str(folder / "data"),
         }
         contenders: list[Contender] = [
@@ -105,11 +105,11 @@ async def measure_server(turns: int) -> list[str]:
     """The server alone: the scripted engine as fast as it can on one processor, and the memory of idle sessions."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis = stack.enter_context(redis_server(folder))
+        redis = stack.enter_context(redis_server(folder, unix_socket=True))
         environment = {
             "FLUEMAN_ENGINE": "scripted",
             "FLUEMAN_SCRIPTED_TOKENS_PER_S": "0",
-            "FLUEMAN_REDIS_URL": redis.url,
+            "FLUEMAN_REDIS_URL": redis.unix_url,
             "FLUEMAN_DATA_DIR": str(folder / "data"),
         }
         server = await stack.enter_async_context(flueman(environment, cpu=0))

@@ -83,9 +83,13 @@ class Flueman:
 
     def __init__(self, pid: int, port: int, token: str) -> None:
         self.pid, self.port, self.token = pid, port, token
+        self._talkers: list[Talker] = []
 
     async def run(self, command: Run, questions: tuple[str, ...] = QUESTIONS) -> Figures:
-        talkers = [await connect(self.port, self.token, "demo", keep_arrivals=True) for _ in range(command.streams)]
+        # Sessions stay open from run to run, as conversations do: ending one costs the archive, not the live path.
+        while len(self._talkers) < command.streams:
+            self._talkers.append(await connect(self.port, self.token, "demo", keep_arrivals=True))
+        talkers = self._talkers[: command.streams]
 
         async def stream(number: int, talker: Talker) -> list[Answer]:
             question = questions[number % len(questions)]
@@ -96,8 +100,6 @@ class Flueman:
         started_s, started_cpu_s = time.perf_counter(), cpu_s(self.pid)
         found = await asyncio.gather(*(stream(number, talker) for number, talker in enumerate(talkers)))
         wall_s, spent_s = time.perf_counter() - started_s, cpu_s(self.pid) - started_cpu_s
-        for talker in talkers:
-            talker.close()
         return figures(
             [answer for answers in found for answer in answers],
             streams=command.streams,
@@ -124,9 +126,10 @@ async def served(model: str, engine_args: Mapping[str, object]) -> AsyncIterator
     """(b), started."""
     port = free_port()
     flags = [flag for name, value in engine_args.items() for flag in _flag(name, value)]
-    entry = str(Path(sys.executable).with_name("vllm"))
-    command = [entry, "serve", model, "--host", "127.0.0.1", "--port", str(port), *flags]
-    quiet = ["--disable-log-stats", "--no-enable-log-requests", "--disable-uvicorn-access-log"]
+    # What `vllm serve` runs; its command looks for a distribution called vllm, which the CPU build is not.
+    entry = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command = [*entry, "--model", model, "--host", "127.0.0.1", "--port", str(port), *flags]
+    quiet = ["--disable-log-stats", "--disable-uvicorn-access-log"]
     async with _process([*command, *quiet], {}) as process:
         await _until_ready(f"http://127.0.0.1:{port}/health", process)
         yield Served(process.pid, port, model)
@@ -140,6 +143,7 @@ async def flueman(environment: Mapping[str, str], *, cpu: int | None = None) -> 
         "FLUEMAN_MAX_CONNECTIONS_PER_USER": "10000",
         "FLUEMAN_MAX_SESSIONS": "10000",
         "FLUEMAN_LOG_LEVEL": "warning",
+        "FLUEMAN_WRITER": "none",  # in production it is a process of its own, `flueman write`
         **environment,
     }
     pin = ["taskset", "-c", str(cpu)] if cpu is not None else []

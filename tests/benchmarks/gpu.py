@@ -84,7 +84,7 @@ async def main() -> None:
         }
         journal = "the embedded journal (SQLite)"
         if shutil.which("redis-server") is not None:
-            environment["FLUEMAN_REDIS_URL"] = stack.enter_context(redis_server(folder)).url
+            environment["FLUEMAN_REDIS_URL"] = stack.enter_context(redis_server(folder, unix_socket=True)).unix_url
             journal = "Redis with appendfsync always"
         contenders: list[Contender] = [
             await stack.enter_async_context(bare(str(model), engine_args)),

@@ -73,6 +73,7 @@ class LiveSession:
         "_connection",
         "_dialogue",
         "_expiry",
+        "_is_numbered",
         "_node",
         "_num_uncommitted",
         "_room",
@@ -91,9 +92,11 @@ class LiveSession:
         self._num_uncommitted = 0
         self._room: asyncio.Event | None = None
         self._close: Close | None = None
+        self._is_numbered = False
         self._expiry: asyncio.TimerHandle | None = None
         self.session_id = session_id
         self.epoch = epoch
+        # Called once, after the next commit; who waits for room then looks again.
         self.on_room: Callable[[], None] | None = None
 
     @property
@@ -166,13 +169,14 @@ class LiveSession:
         """Deliver what the journal holds."""
         events = part.events
         self._num_uncommitted -= len(events)
-        resumption = self._dialogue.config.resumption
-        if resumption is not None and resumption.enabled:
+        if self._is_numbered:
             events = [with_sequence_number(event, part.first_sequence + index) for index, event in enumerate(events)]
         self._connection.send_texts(events)
-        self.wake()
+        if self._room is not None:
+            self._room.set()
         if self.on_room is not None:
-            self.on_room()
+            tell, self.on_room = self.on_room, None
+            tell()
         if self._close is not None:
             self._close_when_done()
 
@@ -198,6 +202,9 @@ class LiveSession:
         if num_events or effects.records:
             self._num_uncommitted += num_events
             self._node.journal.append(self, self._dialogue.next_sequence - num_events, effects)
+        if effects.state is not None:
+            resumption = self._dialogue.config.resumption
+            self._is_numbered = resumption is not None and resumption.enabled
         if effects.generate is not None:
             self._start_answer(effects.generate)
         for response_id in effects.aborts:
@@ -222,12 +229,16 @@ class LiveSession:
 
     async def _answer(self, prompt: Prompt) -> None:
         response_id = prompt.response_id
-        node, dialogue = self._node, self._dialogue
+        node, dialogue, connection = self._node, self._dialogue, self._connection
         try:
             async with contextlib.aclosing(node.engine.generate(prompt)) as chunks:
                 async for chunk in chunks:
-                    self._apply(dialogue.advance(response_id, chunk, node.now_ms()))
-                    if not self.has_room or self._connection.is_congested:
+                    if (event := dialogue.delta(response_id, chunk)) is not None:
+                        self._num_uncommitted += 1
+                        node.journal.append_event(self, dialogue.next_sequence - 1, event)
+                    else:
+                        self._apply(dialogue.advance(response_id, chunk, node.now_ms()))
+                    if self._num_uncommitted > _MAX_UNCOMMITTED_EVENTS or connection.is_congested:
                         await self.room()
             self._fail(response_id, "server_error", "The engine ended the answer early.")
         except EngineError as error:

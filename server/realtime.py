@@ -144,7 +144,6 @@ class Visit:
         _log.info(
             "session.opened", session_id=session.session_id, user_id=principal.subject, client_id=principal.client_id
         )
-        session.on_room = self._resume
         _set_expiry(session, self._services, principal)
         session.begin()
         self._protocol.attach(self)
@@ -162,6 +161,7 @@ class Visit:
             self._protocol.close(CLOSE_BUG, "internal error")
             return
         if not session.has_room:
+            session.on_room = self._resume
             self._protocol.pause_reading()
         loop = asyncio.get_running_loop()
         if (delay_s := self._throttle.delay_s(loop.time())) and self._timer is None:
@@ -210,8 +210,12 @@ class Visit:
         self._resume()
 
     def _resume(self) -> None:
-        if self._timer is None and self._session is not None and self._session.has_room:
+        if self._timer is not None or self._session is None:
+            return
+        if self._session.has_room:
             self._protocol.resume_reading()
+        else:
+            self._session.on_room = self._resume
 
 
 def _config(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig:

@@ -79,6 +79,8 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         self._receiver: Receiver | None = None
         self._is_detached = False
         self._congestion_timer: TimerHandle | None = None
+        # Whether so much is unsent that nobody should produce more; looked at for every token, so no property.
+        self.is_congested = False
         self._num_pings_left = float(self.limits.pings_burst)
         self._last_ping_s = 0.0
         self._abort_timer: TimerHandle | None = None
@@ -97,15 +99,11 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
         self._tell_lost()
 
-    @property
-    def is_congested(self) -> bool:
-        """Whether so much is unsent that nobody should produce more."""
-        return self._congestion_timer is not None
-
     def pause_writing(self) -> None:
         if not self._is_detached:
             super().pause_writing()
         if self._congestion_timer is None:
+            self.is_congested = True
             reason = "the client does not read"
             self._congestion_timer = self.loop.call_later(self.limits.max_congestion_s, self.close, 1013, reason)
 
@@ -117,6 +115,7 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
             self._receiver.drained()
 
     def _end_congestion(self) -> None:
+        self.is_congested = False
         if self._congestion_timer is not None:
             self._congestion_timer.cancel()
             self._congestion_timer = None
@@ -244,7 +243,7 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
                 parts.append(_LARGE.pack(_TEXT, 127, size))
             parts.append(payload)
         self.transport.write(b"".join(parts))
-        if self.transport.get_write_buffer_size() > self.limits.max_output_bytes:
+        if self.is_congested and self.transport.get_write_buffer_size() > self.limits.max_output_bytes:
             self.close(1013, "the client does not read")
 
     def close(self, code: int, reason: str) -> None:

@@ -172,6 +172,24 @@ class Dialogue:
         self._emit_error(error)
         return out
 
+    def delta(self, response_id: str, chunk: Chunk) -> OutputTextDelta | None:
+        """The one event of a chunk that only lengthens a message that has begun; None for any other, which `advance` takes.
+
+        Nearly every token is such a chunk, so it is spared the making of `Effects`.
+        """
+        answer = self._answers.get(response_id)
+        if answer is None or chunk.tool_calls or chunk.usage is not None or chunk.finish_reason is not None:
+            return None
+        message = answer.open
+        if type(message) is not OpenMessage or not chunk.text:
+            return None
+        answer.num_tokens += chunk.num_tokens
+        message.parts.append(chunk.text)
+        sequence = self.next_sequence
+        self.next_sequence = sequence + 1
+        event_id = f"{self._event_prefix}{sequence}"
+        return OutputTextDelta(event_id, response_id, message.item_id, message.output_index, 0, chunk.text)
+
     def advance(self, response_id: str, chunk: Chunk, now_ms: int) -> Effects:
         """What the engine produced for a response."""
         answer = self._answers.get(response_id)

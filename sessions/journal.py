@@ -13,7 +13,7 @@ import structlog
 from sessions.effects import Effects
 from sessions.errors import StoreUnavailable
 from sessions.records import encode_record
-from sessions.server_events import encode_event
+from sessions.server_events import ServerEvent, encode_event
 from sessions.store import Append, AppendStatus, Store, encode_placed
 
 _log = structlog.get_logger(__name__)
@@ -54,12 +54,7 @@ class Journal:
 
     def append(self, subscriber: Subscriber, first_sequence: int, effects: Effects) -> None:
         """Queue one input's effects for the next commit; its events take the numbers from `first_sequence` on."""
-        part = self._pending.get(subscriber)
-        if part is None:
-            part = Append(subscriber.session_id, subscriber.epoch, first_sequence, self._now_ms(), [], [], {}, [])
-            self._pending[subscriber] = part
-            self._wake.set()
-            self._idle.clear()
+        part = self._pending.get(subscriber) or self._begin(subscriber, first_sequence)
         part.events.extend(map(encode_event, effects.events))
         if effects.records:
             part.records.extend(map(encode_record, effects.records))
@@ -70,6 +65,11 @@ class Journal:
             part.saved_items[placed.item.id] = encode_placed(placed)
         if effects.state is not None:
             part.config = effects.state
+
+    def append_event(self, subscriber: Subscriber, sequence: int, event: ServerEvent) -> None:
+        """Queue one event that has no further effects: nearly every token."""
+        part = self._pending.get(subscriber) or self._begin(subscriber, sequence)
+        part.events.append(encode_event(event))
 
     def failure(self) -> str | None:
         """None while commits go through, else why they do not."""
@@ -85,6 +85,9 @@ class Journal:
             await self._wake.wait()
             self._wake.clear()
             batch, self._pending = self._pending, {}
+            now_ms = self._now_ms()
+            for part in batch.values():
+                part.at_ms = now_ms
             statuses = await self._commit(list(batch.values()))
             for (subscriber, part), status in zip(batch.items(), statuses, strict=True):
                 if status == "ok" or status == "dup":
@@ -93,6 +96,13 @@ class Journal:
                     subscriber.refused(status)
             if not self._pending:
                 self._idle.set()
+
+    def _begin(self, subscriber: Subscriber, first_sequence: int) -> Append:
+        part = Append(subscriber.session_id, subscriber.epoch, first_sequence, 0, [], [], {}, [])
+        self._pending[subscriber] = part
+        self._wake.set()
+        self._idle.clear()
+        return part
 
     async def _commit(self, parts: list[Append]) -> list[AppendStatus]:
         retry_s = _FIRST_RETRY_S

@@ -1150,3 +1150,33 @@ def test_the_state_is_read_as_it_was_written() -> None:
 def test_a_dialogue_knows_its_ids() -> None:
     assert make_dialogue().conversation_id == "conv_01JD"
     assert USAGE.cached_tokens <= USAGE.input_tokens
+
+
+def test_the_short_way_of_a_delta_says_what_the_long_one_says() -> None:
+    short, long = Talk(), Talk()
+    chunks = [make_chunk("Hel"), make_chunk("lo "), make_chunk("there"), make_chunk("!", finish="stop")]
+
+    for talk in (short, long):
+        talk.add("Hi")
+    by_short, by_long = short.ask(), long.ask()
+    for chunk in chunks:
+        short.advance(by_short, chunk)
+        long.take(long.dialogue.advance(by_long, chunk, long.now_ms))
+
+    assert short.events == long.events
+    assert short.records == long.records
+    assert short.dialogue.delta(by_short, make_chunk("late")) is None
+
+
+def test_the_short_way_is_only_for_text_of_a_message_that_has_begun() -> None:
+    talk = Talk()
+    talk.add("Hi")
+    response_id = talk.ask()
+
+    assert talk.dialogue.delta(response_id, make_chunk("first")) is None
+    talk.advance(response_id, make_chunk("first"))
+
+    assert talk.dialogue.delta(response_id, make_chunk("")) is None
+    assert talk.dialogue.delta(response_id, make_chunk("!", finish="stop")) is None
+    assert talk.dialogue.delta("resp_unknown", make_chunk("text")) is None
+    assert talk.dialogue.delta(response_id, make_chunk("text")) is not None

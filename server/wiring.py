@@ -32,6 +32,8 @@ from sessions.store import Store
 _log = structlog.get_logger(__name__)
 
 SETTLE_TIMEOUT_S = 5.0
+DRAIN_TIMEOUT_S = 5.0
+DRAIN_POLL_S = 0.05
 MAX_WRITER_LAG_S = 300.0
 
 
@@ -54,7 +56,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         checks = _checks(engine, store, database, archive)
         if settings.writer == "inline":
             writer = Writer(store, database, archive, consumer=name, now_ms=now_ms)
-            await stack.enter_async_context(_running_writer(writer))
+            await stack.enter_async_context(_running_writer(writer, store))
             checks["writer"] = _writer_check(writer, store)
         journal = Journal(store, now_ms=now_ms)
         requests = RequestLog(store)
@@ -233,13 +235,25 @@ async def _settle(journal: Journal, requests: RequestLog) -> None:
 
 
 @asynccontextmanager
-async def _running_writer(writer: Writer) -> AsyncIterator[None]:
+async def _running_writer(writer: Writer, store: Store) -> AsyncIterator[None]:
     task = asyncio.create_task(_essential(writer.run()))
     try:
         yield
     finally:
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await _drained(writer, store)
+        except (TimeoutError, StoreUnavailable) as error:
+            _log.warning("stop.undrained", reason=type(error).__name__)
         writer.stop()
         await task
+
+
+async def _drained(writer: Writer, store: Store) -> None:
+    """Return when the outbox is empty, or at once where something is unavailable: what is left there is safe, and stored later."""
+    # Other processes share the outbox, so there is no event to wait for.
+    while writer.failure() is None and (await store.lag()).pending:  # noqa: ASYNC110
+        await asyncio.sleep(DRAIN_POLL_S)
 
 
 @asynccontextmanager

@@ -110,6 +110,7 @@ class SqliteStore:
         try:
             self._database = await self._call(lambda: _open(self._path))
             await self._run(_forget_expired, _now_ms())
+            await self._run(_release_taken)
         except BaseException:
             self._let_go()
             raise
@@ -250,6 +251,11 @@ def _transact(database: sqlite3.Connection, work: Callable[[], _T]) -> _T:
 
 def _ping(database: sqlite3.Connection) -> None:
     database.execute("SELECT 1 FROM sessions LIMIT 1")
+
+
+def _release_taken(database: sqlite3.Connection) -> None:
+    # The lock says that we are alone: whoever took these is gone, and waiting for it to come back would only delay them.
+    database.execute("UPDATE outbox SET consumer = NULL, taken_ms = NULL WHERE consumer IS NOT NULL")
 
 
 def _forget_expired(database: sqlite3.Connection, now_ms: int) -> None:

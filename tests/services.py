@@ -51,6 +51,7 @@ class Service:
         self.directory = directory
         self.log_path = directory / f"{name}.log"
         self.port = 0
+        self.start_s = _START_S
         self._command = command
         self._answers = answers
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,7 +120,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with(os.getpid()),
             )
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + self.start_s
         while not self._answers(port):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:

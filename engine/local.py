@@ -319,7 +319,7 @@ def _demanded(prompt: Prompt) -> str:
     """How the answer must begin when the client demands a tool: the opening of a Hermes call."""
     match prompt.tool_choice:
         case FunctionChoice(name=name) if any(tool.name == name for tool in prompt.tools):
-            return f'<tool_call>\n{{"name": "{name}", "arguments": '
+            return f'<tool_call>\n{{"name": "{name}", "arguments":'
         case "required" if prompt.tools:
             return '<tool_call>\n{"name": "'
         case _:

@@ -264,7 +264,7 @@ class _Cache:
 
 def choose(logits: torch.Tensor, sampling: Sampling) -> list[int]:
     """The next token of each row of [row, vocabulary]."""
-    if sampling.temperature <= 0:
+    if sampling.temperature <= 0 or sampling.top_k == 1:
         tokens: list[int] = logits.argmax(-1).tolist()
         return tokens
     kept, ids = (logits / sampling.temperature).sort(-1, descending=True)

@@ -186,7 +186,10 @@ class VllmEngine:
             self._failure = "the engine core died; it is being started again"
             log.error("engine_died", model=self._model_name)
             if dead is not None:
-                await asyncio.to_thread(_shut_down, dead.llm)
+                try:
+                    await asyncio.to_thread(_shut_down, dead.llm)
+                except Exception as error:  # what is left of the dead may not keep the next from being started
+                    log.error("engine_not_shut_down", model=self._model_name, error=str(error))
             del dead
             await self._start_again()
             log.info("engine_started_again", model=self._model_name)

@@ -26,6 +26,7 @@ from sessions.wire_errors import BadEvent, WireError
 _log = structlog.get_logger(__name__)
 
 _MAX_UNCOMMITTED_EVENTS = 256
+CLOSE_RESTARTING = 1012
 _CLOSING = BadEvent("server_error", "The session is closing; connect again.", type="server_error")
 
 
@@ -41,6 +42,21 @@ class Connection(Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake."""
+
+
+class _Gone:
+    """The connection of a session that has none any more."""
+
+    is_congested = False
+
+    def send_texts(self, payloads: list[bytes]) -> None:
+        """Nobody is there; the journal has it."""
+
+    def close(self, code: int, reason: str) -> None:
+        """It is closed."""
+
+
+_GONE = _Gone()
 
 
 class NodeLimits(Protocol):
@@ -157,11 +173,18 @@ class LiveSession:
         self._close = Close(code, reason)
         self._close_when_done()
 
+    def cut(self, *, code: int, reason: str) -> None:
+        """Close the connection and end the session now."""
+        self._connection.close(code, reason)
+        if self in self._node:  # unless the connection, closing, has ended it already
+            self.end()
+
     def end(self) -> None:
         """The connection is gone and with it the session."""
         self.on_room = None
         if self._expiry is not None:
             self._expiry.cancel()
+        self._connection = _GONE
         self._apply(self._dialogue.end(self._node.now_ms()))
         self._node.remove(self)
 
@@ -194,7 +217,7 @@ class LiveSession:
 
     def _close_when_done(self) -> None:
         close = self._close
-        if close is not None and self._num_uncommitted == 0 and self._dialogue.num_answers == 0:
+        if close is not None and self._num_uncommitted == 0 and not self.is_answering:
             self._connection.close(close.code, close.reason)
 
     def _apply(self, effects: Effects) -> None:
@@ -297,6 +320,9 @@ class Node:
         """Sessions that live here now."""
         return len(self._sessions)
 
+    def __contains__(self, session: LiveSession) -> bool:
+        return session in self._sessions
+
     @property
     def is_draining(self) -> bool:
         """Whether the node takes no new sessions because it stops."""
@@ -344,6 +370,12 @@ class Node:
         """Take no new sessions from here on."""
         self._is_draining = True
 
+    def shut_down(self) -> None:
+        """The grace is over: end every session that is still here, its answers with it."""
+        self.drain()
+        for session in tuple(self._sessions):
+            session.cut(code=CLOSE_RESTARTING, reason="the server restarts")
+
 
 def _public_message(error: EngineError) -> str:
     """What a client may be told: never an address, a path or a trace."""
@@ -352,5 +384,7 @@ def _public_message(error: EngineError) -> str:
             return str(error)
         case EngineOverloaded():
             return "The engine is busy; try again soon."
-        case _:
+        case _ if error.retryable:
             return "The engine is not available; try again soon."
+        case _:
+            return "The engine could not answer this."

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 from server.admission import TooManyConnections
 from server.auth import SUBPROTOCOL, SUBPROTOCOL_TOKEN_PREFIX, AuthError, Principal, check_origin, credentials
 from server.identifiers import new_id
-from server.live import LiveSession, NodeFull
+from server.live import CLOSE_RESTARTING, LiveSession, NodeFull
 from server.problems import auth_problem_response, problem_response
 from server.services import Services, services_of
 from server.throttle import Throttle
@@ -30,7 +30,6 @@ _log = structlog.get_logger(__name__)
 CLOSE_SESSION_OVER = 1001
 CLOSE_BINARY = 1003
 CLOSE_BUG = 1011
-CLOSE_RESTARTING = 1012
 CLOSE_UNAUTHENTICATED = 3000
 CLOSE_BAD_REQUEST = 4000
 CLOSE_TOKEN_EXPIRED = 4401

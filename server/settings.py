@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         None, repr=False, description="journal and sessions: redis://…; default the embedded SQLite store"
     )
     redis_shards: Annotated[int, Field(ge=1, le=1024)] = Field(
-        1, description="hash slots that sessions spread over: 1 alone, 64 on a cluster"
+        1, description="hash tags that sessions spread over, on one Redis; a cluster is not served yet"
     )
     archive_url: Annotated[str, AfterValidator(_folder_or_s3)] = Field(
         default_factory=lambda data: str(data["data_dir"] / "archive"),
@@ -253,7 +253,7 @@ class Settings(BaseSettings):
     max_connections_per_address: Annotated[int, Field(ge=0)] = Field(
         0, description="connections of one address on one node; 0 no cap"
     )
-    max_session_s: Seconds = Field(3_600.0, description="longest connection; then it is closed and may resume")
+    max_session_s: Seconds = Field(3_600.0, description="longest connection; then it is closed")
     max_responses_per_session: Count = Field(
         4, description="answers of one session that may run at once, out-of-band ones included"
     )
@@ -269,7 +269,7 @@ class Settings(BaseSettings):
     )
     events_burst: Count = Field(200, description="client events it may send at once")
     max_output_bytes: Annotated[int, Field(ge=65_536)] = Field(
-        1024 * 1024, description="unsent bytes of a connection before it is closed to resume"
+        1024 * 1024, description="unsent bytes of a connection before it is closed"
     )
     max_instructions_chars: Count = Field(32_768, description="longest instructions")
     max_item_chars: Count = Field(65_536, description="longest text of one item")

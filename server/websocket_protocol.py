@@ -77,6 +77,7 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         limits = app_state.get("connection_limits")
         self.limits = limits if isinstance(limits, ConnectionLimits) else ConnectionLimits()
         self._receiver: Receiver | None = None
+        self._held: list[str | None] = []  # read while paused; None is a binary message
         self._is_detached = False
         self._congestion_timer: TimerHandle | None = None
         # Whether so much is unsent that nobody should produce more; looked at for every token, so no property.
@@ -155,6 +156,12 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         self._tell_lost()
 
     def keepalive_timeout(self) -> None:
+        if self.read_paused:
+            # The pong may have come: it is we who do not read.
+            self.pong_timer = None
+            self.pending_ping_payload = None
+            self.schedule_ping()
+            return
         super().keepalive_timeout()
         self._tell_lost()
 
@@ -166,15 +173,16 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         self.frames = []
         if self.close_sent:
             return
-        if self.curr_msg_data_type != "text":
-            self._receiver.received_bytes()
-            return
         try:
-            text = data.decode()
+            text = data.decode() if self.curr_msg_data_type == "text" else None
         except UnicodeDecodeError:
             self.close(1007, "invalid UTF-8")
             return
-        self._receiver.received_text(text)
+        # One read may hold thousands of messages: a pause holds also for those that were read with the one that caused it.
+        if self.read_paused or self._held:
+            self._held.append(text)
+        else:
+            self._deliver(text)
 
     def shutdown(self) -> None:
         # uvicorn would close at once; an answer in progress may end first, within the server's grace.
@@ -202,16 +210,15 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
     def attach(self, receiver: Receiver) -> None:
         """Hand all further messages to `receiver`; those that came before are handed over now. The ASGI application then returns."""
         self._receiver = receiver
-        # First, so that a receiver which pauses what is handed over to it stays paused.
-        self.resume_reading()
-        while not self.queue.empty() and self._receiver is not None:
+        while not self.queue.empty():
             message = self.queue.get_nowait()
             if message["type"] == "websocket.disconnect":
                 self._tell_lost()
-            elif message["type"] == "websocket.receive" and (text := message.get("text")) is not None:
-                receiver.received_text(text)
-            elif message["type"] == "websocket.receive":
-                receiver.received_bytes()
+                return
+            if message["type"] == "websocket.receive":
+                self._held.append(message.get("text"))
+        # A receiver which pauses what is handed over to it stays paused.
+        self.resume_reading()
 
     def pause_reading(self) -> None:
         """Read nothing from the socket until `resume_reading`; TCP slows the client down."""
@@ -224,13 +231,26 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         if self.read_paused and not self.transport.is_closing():
             self.read_paused = False
             self.transport.resume_reading()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._held and not self.read_paused and not self.close_sent:
+            self._deliver(self._held.pop(0))
+
+    def _deliver(self, text: str | None) -> None:
+        if self._receiver is None:
+            return
+        if text is None:
+            self._receiver.received_bytes()
+        else:
+            self._receiver.received_text(text)
 
     def send_texts(self, payloads: Iterable[bytes]) -> None:
         """Send each payload, UTF-8 text, as one message, all in one write; a peer that does not read is closed 1013.
 
         Ignored once the connection closes: what was committed stays in the journal.
         """
-        if self.close_sent or self.disconnected:
+        if self.close_sent or self.disconnected or self.transport.is_closing():
             return
         parts: list[bytes] = []
         for payload in payloads:
@@ -256,11 +276,17 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_sent = True
         self.resume_reading()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
-        # A transport with unsent bytes never finishes `close` towards a peer that does not read.
-        self._abort_timer = self.loop.call_later(self.close_timeout + CLOSE_GRACE_S, self.transport.abort)
+        self._arm_abort()
         self._tell_lost()
 
+    def _arm_abort(self) -> None:
+        # A transport with unsent bytes never finishes `close` towards a peer that does not read, whoever began to close.
+        if self._abort_timer is None and not self.disconnected:
+            self._abort_timer = self.loop.call_later(self.close_timeout + CLOSE_GRACE_S, self.transport.abort)
+
     def _tell_lost(self) -> None:
+        self._arm_abort()
+        self._held.clear()
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.lost()

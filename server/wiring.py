@@ -74,7 +74,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             now_ms=now_ms,
             tasks=answers,
         )
-        stack.callback(node.drain)
+        stack.callback(node.shut_down)
         yield await _services(settings, stack, node=node, requests=requests, checks=checks)
 
 
@@ -96,7 +96,9 @@ def make_store(settings: Settings) -> Store:
     if settings.redis_url is None:
         from sessions.sqlite_store import SqliteStore
 
-        return SqliteStore(settings.data_dir / "sessions.db", retention_s=settings.retention_s)
+        return SqliteStore(
+            settings.data_dir / "sessions.db", retention_s=settings.retention_s, timeout_s=settings.store_timeout_s
+        )
     from sessions.redis_store import RedisStore
 
     return RedisStore(

@@ -43,7 +43,7 @@ class AvatarOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResumptionOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether events carry sequence numbers, so that the client can resume."""
+    """Whether events carry sequence numbers, which a resuming client will name."""
 
     enabled: bool = False
 

@@ -697,3 +697,21 @@ async def test_a_draining_node_takes_no_sessions_and_keeps_those_it_has(house: H
     with pytest.raises(NodeFull, match="stopping"):
         await house.open()
     assert (await screen.until("response.done"))["response"]["status"] == "completed"
+
+
+async def test_when_the_grace_is_over_answers_end_with_their_sessions(house: House) -> None:
+    """P6. Without it a stop would wait for the longest answer, or for one that hangs."""
+    session, screen = await house.open()
+    ask(session, "[slow]")
+    await screen.until("response.output_text.delta")
+
+    house.node.shut_down()
+    house.sessions.clear()
+    await turns(3)
+    running = house.engine.capacity().running
+    await house.journal.flush()
+
+    assert screen.closed == (1012, "the server restarts")
+    assert (running, house.node.num_sessions) == (0, 0)
+    events = [msgspec.json.decode(event) for event in await house.stored_events(session)]
+    assert (events[-1]["type"], events[-1]["response"]["status"]) == ("response.done", "cancelled")

@@ -563,3 +563,36 @@ async def test_a_stop_closes_a_connection_that_has_no_receiver_yet() -> None:
         assert (await closed(client))[0] == 1012
         served.may_attach.set()
         await (await served.ears.get()).until_lost()
+
+
+async def test_a_pause_holds_also_for_what_was_read_with_the_message_that_caused_it(served: Served) -> None:
+    """P7. One read holds thousands of small messages, each of which may cost a thousand times its size."""
+    async with served.connected() as (ear, client):
+        ear.is_full = True
+        for number in range(50):
+            client.protocol.send_text(str(number).encode())
+        client.transport.write(b"".join(client.protocol.data_to_send()))
+        await ear.until_heard()
+        await client.ping()  # is not read either, so nothing waits for it
+        first = list(ear.texts)
+        ear.is_full = False
+        ear.protocol.resume_reading()
+        await ear.until_heard(49)
+
+    assert first == ["0"]
+    assert ear.texts == [str(number) for number in range(50)]
+
+
+async def test_a_server_that_does_not_read_does_not_blame_the_client_for_a_missing_pong(served: Served) -> None:
+    """P9."""
+    async with served.connected() as (ear, client):
+        ear.protocol.pause_reading()
+        ear.protocol.ping_interval = 20.0
+        ear.protocol.send_keepalive_ping()
+
+        ear.protocol.keepalive_timeout()
+        ear.protocol.resume_reading()
+        await client.send("still here")
+        await ear.until_heard()
+
+    assert ear.texts == ["still here"]

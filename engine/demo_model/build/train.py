@@ -193,11 +193,12 @@ def train(
 
 def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes bf16 weights, configs and tokenizer; the answer is greedy unless asked otherwise."""
+    # As top_k 1, because vLLM reads no do_sample: without a number it would take temperature 1.
     folder.mkdir(parents=True, exist_ok=True)
     exported = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
     exported.load_state_dict(model.state_dict())
     exported.generation_config.update(
-        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        do_sample=True, top_k=1, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     exported.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -15,6 +15,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import psutil
 import uvloop
 from msgspec import Struct
@@ -56,6 +57,7 @@ async def compare_engines(model: str, turns: int) -> list[str]:
             "FLUEMAN_MODEL": model,
             "FLUEMAN_MODEL_NAME": "demo",
             "FLUEMAN_MAX_MODEL_LEN": str(ENGINE_ARGS["max_model_len"]),
+            "FLUEMAN_VLLM_ARGS": msgspec.json.encode({"max_num_seqs": ENGINE_ARGS["max_num_seqs"]}).decode(),
             "FLUEMAN_REDIS_URL": redis.unix_url,
             "FLUEMAN_DATA_DIR": str(folder / "data"),
         }
@@ -73,8 +75,7 @@ async def compare_engines(model: str, turns: int) -> list[str]:
 async def take_turns(contenders: list[Contender], streams: int, turns: int, *, max_tokens: int) -> list[Comparison]:
     """Each contender in turn, `turns` times, after one turn that warms up."""
     found = [Comparison(contender.name, []) for contender in contenders]
-    rounds = max(1, 256 // streams) if streams < 64 else 3
-    rounds = min(rounds, 12)
+    rounds = max(1, min(6, 192 // streams))  # a run takes some seconds at any number of streams
     for turn in range(turns + 1):
         for contender, entry in zip(contenders, found, strict=True):
             run = await contender.run(Run(streams, rounds, max_tokens))

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from tests.benchmarks.figures import Answer
 
+_TEXT, _PING, _PONG = 0x81, 0x89, 0x8A  # with FIN set
 _DELTA = b'{"type":"response.output_text.delta"'
 _DONE = b'{"type":"response.done"'
 _CREATED = b'{"type":"session.created"'
@@ -96,6 +97,8 @@ class Talker(asyncio.Protocol):
                     self._arrivals_s.append(now_s)
             elif data.startswith(_DONE, start):
                 self._end(data[start : start + length], now_s)
+            elif data[position] == _PING:
+                self._write(_PONG, data[start : start + length])
             elif data.startswith(_CREATED, start) and not self._created.done():
                 self._created.set_result(None)
             position = start + length
@@ -146,13 +149,12 @@ class Talker(asyncio.Protocol):
         self._transport.close()
 
     def _send(self, event: dict[str, object]) -> None:
-        payload = msgspec.json.encode(event)
+        self._write(_TEXT, msgspec.json.encode(event))
+
+    def _write(self, opcode: int, payload: bytes) -> None:
+        size = len(payload)
+        head = bytes((opcode, 0x80 | size)) if size < 126 else struct.pack("!BBH", opcode, 0x80 | 126, size)
         # A mask of zeros is a mask (RFC 6455, 5.3) and costs nothing.
-        head = (
-            bytes((129, 128 | len(payload)))
-            if len(payload) < 126
-            else struct.pack("!BBH", 129, 128 | 126, len(payload))
-        )
         self._transport.write(head + b"\0\0\0\0" + payload)
 
 

@@ -79,6 +79,25 @@ def test_held_out_phrasings_are_answered_right(loaded: tuple[Any, Any], language
     assert len(wrong) <= 0.06 * len(questions), wrong
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_phrasings_nobody_trained_towards_are_mostly_answered_right(loaded: tuple[Any, Any], language: str) -> None:
+    """Written after the training's phrases were finished: what a stranger may expect."""
+    from engine.demo_model.build.measure import wrong_answers
+
+    questions = held_out_questions(language, blind=True)
+
+    wrong = wrong_answers(*loaded, questions)
+
+    assert len(wrong) <= 0.12 * len(questions), wrong
+
+
+def test_answers_are_greedy_where_only_numbers_are_read() -> None:
+    """vLLM takes temperature, top_p and top_k from the file and never reads do_sample."""
+    settings = json.loads((FOLDER / "generation_config.json").read_text())
+
+    assert settings["top_k"] == 1
+
+
 @pytest.mark.parametrize("text", ["Please tell me a longer story", "긴 이야기를 들려주세요"])
 def test_a_story_is_long_enough_to_be_interrupted(loaded: tuple[Any, Any], text: str) -> None:
     from engine.demo_model.build.measure import answer

@@ -233,7 +233,7 @@ class VllmEngine:
         defaults = llm.model_config.get_diff_sampling_param()
         defaults.pop("max_tokens", None)
         if defaults.get("top_k") == 1:
-            defaults = {"temperature": 0.0}  # the same answer, by vLLM's cheaper way
+            defaults["temperature"] = 0.0  # the same answer, by vLLM's cheaper way
         return _Running(
             llm=llm,
             encoder=encoder,

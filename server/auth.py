@@ -60,11 +60,6 @@ class Principal(Struct, frozen=True):
     parent_token_id: str | None = None
     session_config: bytes | None = None
 
-    @property
-    def is_staff(self) -> bool:
-        """Whether sessions of others may be read."""
-        return self.role in ("support", "admin")
-
 
 class Credentials(Struct, frozen=True):
     """What a request presents. `subprotocol` is the one to answer with, never the one that carries the token."""

@@ -94,7 +94,6 @@ class SessionPatch(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _patch_decoder = msgspec.json.Decoder(SessionPatch)
-_config_decoder = msgspec.json.Decoder(SessionConfig)
 _encoder = msgspec.json.Encoder()
 
 
@@ -131,16 +130,6 @@ def merge(config: SessionConfig, patch: SessionPatch) -> SessionConfig:
     if isinstance(patch.audio, Raw):
         changes["audio"] = _merge_audio(config.audio, patch.audio)
     return msgspec.structs.replace(config, **changes) if changes else config
-
-
-def encode_config(config: SessionConfig) -> bytes:
-    """The configuration as JSON, for the store."""
-    return _encoder.encode(config)
-
-
-def decode_config(data: bytes) -> SessionConfig:
-    """What `encode_config` wrote."""
-    return _config_decoder.decode(data)
 
 
 def check_max_output_tokens(value: int | str | None | UnsetType, param: str) -> None:

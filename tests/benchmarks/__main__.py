@@ -120,7 +120,7 @@ async def measure_server(turns: int) -> list[str]:
         idle = f"Idle session: {await _idle_kib(server):.1f} KiB of the server's resident memory, over {NUM_IDLE} sessions."
         lines = ["| streams | tokens/s on one processor | CPU µs a token |", "|---|---|---|"]
         for streams in (8, 64, 256):
-            run = Run(streams, 5, 256)
+            run = Run(streams, max(2, 1600 // streams), 256)
             await server.run(run, ("[tokens 256]",))
             middle = median_of([await server.run(run, ("[tokens 256]",)) for _ in range(turns)])
             lines.append(f"| {streams} | {middle.tokens_per_s:,.0f} | {middle.cpu_us:.1f} |")

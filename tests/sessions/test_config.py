@@ -12,8 +12,6 @@ from sessions.config import (
     NULL,
     AvatarOptions,
     SessionConfig,
-    decode_config,
-    encode_config,
     merge,
     parse_session_patch,
 )
@@ -72,12 +70,6 @@ def test_null_sets_each_field_back_to_its_default() -> None:
 
 def test_the_model_is_the_connections() -> None:
     assert patched(DEFAULT, model="gpt-realtime").model == "demo"
-
-
-def test_the_configuration_is_read_as_it_was_written() -> None:
-    config = patched(DEFAULT, tools=[{"type": "function", "name": "f", "parameters": {"a": [1]}}], prompt={"id": "p"})
-
-    assert decode_config(encode_config(config)) == config
 
 
 @settings(max_examples=100, deadline=None)

@@ -35,8 +35,8 @@ NUM_IDLE = 2000
 
 
 HEADINGS = (
-    "| streams | who | tokens/s | of (a) | first token p50 / p99 ms | gap p50 / p99 ms | CPU µs a token | messages a token |",
-    "|---|---|---|---|---|---|---|---|",
+    "| streams | who | tokens/s | of (a) | of (b) | first token p50 / p99 ms | gap p50 / p99 ms | CPU µs a token | messages a token |",
+    "|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -47,7 +47,7 @@ class Comparison(Struct, frozen=True):
     runs: list[Figures]
 
 
-async def compare_engines(model: str, turns: int) -> list[str]:
+async def compare_engines(model: str, turns: int, streams: tuple[int, ...]) -> list[str]:
     """(a), (b) and (c) on the same model: a table of medians and of ratios to (a)."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -67,8 +67,8 @@ async def compare_engines(model: str, turns: int) -> list[str]:
             await stack.enter_async_context(flueman(environment)),
         ]
         lines = list(HEADINGS)
-        for streams in STREAMS:
-            lines += rows(await take_turns(contenders, streams, turns, max_tokens=MAX_TOKENS))
+        for num_streams in streams:
+            lines += rows(await take_turns(contenders, num_streams, turns, max_tokens=MAX_TOKENS))
         return lines
 
 
@@ -86,19 +86,24 @@ async def take_turns(contenders: list[Contender], streams: int, turns: int, *, m
 
 
 def rows(found: list[Comparison]) -> list[str]:
-    """A table's rows at one number of streams, with ratios to the first contender."""
-    return [_row(entry, found[0].runs) for entry in found]
+    """A table's rows at one number of streams, with ratios to the first and to the second contender."""
+    return [_row(entry, found) for entry in found]
 
 
-def _row(entry: Comparison, base: list[Figures]) -> str:
+def _row(entry: Comparison, found: list[Comparison]) -> str:
     middle = median_of(entry.runs)
-    ratio = statistics.median(
-        run.tokens_per_s / other.tokens_per_s for run, other in zip(entry.runs, base, strict=True)
-    )
+    ratios = " | ".join(f"{_ratio(entry, other):.2f}" for other in found[:2])
     return (
-        f"| {middle.streams} | {entry.name} | {middle.tokens_per_s:,.0f} | {ratio:.2f} "
+        f"| {middle.streams:.0f} | {entry.name} | {middle.tokens_per_s:,.0f} | {ratios} "
         f"| {middle.first_p50_ms:.0f} / {middle.first_p99_ms:.0f} | {middle.gap_p50_ms:.1f} / {middle.gap_p99_ms:.1f} "
         f"| {middle.cpu_us:.0f} | {middle.deltas:.2f} |"
+    )
+
+
+def _ratio(entry: Comparison, base: Comparison) -> float:
+    """The median of the ratios of runs that were neighbours in time."""
+    return statistics.median(
+        run.tokens_per_s / other.tokens_per_s for run, other in zip(entry.runs, base.runs, strict=True)
     )
 
 
@@ -146,6 +151,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--model", default=DEMO_MODEL)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
     parser.add_argument("--only", choices=("engines", "server"))
     parser.add_argument("--dry", action="store_true", help="print, keep nothing")
     options = parser.parse_args()
@@ -160,7 +166,7 @@ async def main() -> None:
         lines += [*await measure_server(options.turns), ""]
     if options.only != "server":
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        lines += [*await compare_engines(options.model, options.turns), ""]
+        lines += [*await compare_engines(options.model, options.turns, tuple(options.streams)), ""]
     print("\n".join(lines))
     if not options.dry:
         with RESULTS.open("a") as file:

@@ -37,7 +37,11 @@ Truncation = Literal["auto", "disabled"] | RetentionRatio
 
 
 class Prompt(Struct, frozen=True):
-    """One answer asked of an engine. `max_output_tokens` None means as many as the context still holds."""
+    """One answer asked of an engine. `max_output_tokens` None means as many as the context still holds.
+
+    `spoken` is text of this very answer that was generated before: the engine goes on directly after it. Limit and usage stay those of
+    the whole answer.
+    """
 
     response_id: str
     session_id: str
@@ -47,6 +51,7 @@ class Prompt(Struct, frozen=True):
     tool_choice: ToolChoice = "auto"
     max_output_tokens: int | None = None
     truncation: Truncation = "auto"
+    spoken: str = ""
 
 
 class Usage(Struct, frozen=True):

@@ -1,7 +1,8 @@
 """Where sessions live between processes: ownership with epochs, the dialogue, the journal, and the outbox of records.
 
 Two implementations, `redis_store` and `sqlite_store`, one test suite for both. A session belongs to the owner that created or last
-claimed it: every claim raises the epoch, and an append under an old epoch is refused.
+claimed it: every claim raises the epoch, and an append under an old epoch is refused. An epoch reads `<number>.<owner>`: owners are
+unique, so that no epoch comes twice, not even from a store that was restored from an older state.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from sessions.items import Item
 
-AppendStatus = Literal["ok", "dup", "gap", "fenced"]
+AppendStatus = Literal["ok", "dup", "gap", "fenced", "gone"]
 
 
 class SessionMeta(Struct, frozen=True):
@@ -39,11 +40,11 @@ class Append(Struct):
     Items are dropped before others are saved: an id that is in both was deleted and created anew.
 
     `events` are encoded server events without newlines; they take the sequence numbers from `first_sequence` on. `config` replaces
-    the stored state of the dialogue (opaque JSON) when not None.
+    the stored state of the dialogue (opaque JSON) when not None. `ends`: nobody owns the session from here on, until it is claimed.
     """
 
     session_id: str
-    epoch: int
+    epoch: str
     first_sequence: int
     at_ms: int
     events: list[bytes]
@@ -51,6 +52,7 @@ class Append(Struct):
     saved_items: dict[str, bytes]
     dropped_items: list[str]
     config: bytes | None = None
+    ends: bool = False
 
 
 _placed_encoder = msgspec.json.Encoder()
@@ -79,7 +81,7 @@ class LoadedSession(Struct, frozen=True):
     """All that another node needs to go on with a session. `next_sequence` is the number of the next event."""
 
     meta: SessionMeta
-    epoch: int
+    epoch: str
     next_sequence: int
     archived_sequence: int
     config: bytes
@@ -91,6 +93,14 @@ class Delivery(Struct, frozen=True):
 
     receipt: str
     record: bytes
+    num_deliveries: int
+
+
+class DeadLetter(Struct, frozen=True):
+    """A record that could not be stored, why, and how often it was tried."""
+
+    record: bytes
+    error: str
     num_deliveries: int
 
 
@@ -116,17 +126,42 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Return when the store answers."""
 
-    async def create(self, meta: SessionMeta, owner: str) -> int:
-        """Create the session, owned by `owner`; its epoch, 1. The first sequence number is 1."""
+    async def create(self, meta: SessionMeta, owner: str) -> str:
+        """Create the session, owned by `owner`; its epoch. The first sequence number is 1."""
 
-    async def claim(self, session_id: str, owner: str) -> LoadedSession:
-        """Take the session over under the next epoch and load it; `SessionNotFound` when there is none."""
+    async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
+        """Take the session over under the next epoch and load it; `SessionNotFound` when there is none, or not of that user."""
+
+    async def renew(self, owner: str, lease_s: float) -> list[str]:
+        """Extend the owner's lease by the store's clock; ids of its sessions that others have claimed since the last call."""
+
+    async def adopt(self, owner: str, limit: int) -> list[LoadedSession]:
+        """Claim up to `limit` sessions whose owner has no lease any more. A session that ended has no owner and is never among them."""
+
+    async def surrender(self, owner: str) -> None:
+        """End the owner's lease now: others may adopt its sessions."""
+
+    async def restore(
+        self,
+        meta: SessionMeta,
+        owner: str,
+        epoch: str,
+        *,
+        next_sequence: int,
+        config: bytes,
+        items: Sequence[PlacedItem],
+    ) -> str | None:
+        """Write back a session that the store lost or knows only an older state of, under a new epoch, which is returned.
+
+        Its journal starts at `next_sequence`; what came before is gone. None, and nothing is changed, when an epoch later than `epoch` is
+        there.
+        """
 
     async def append(self, batch: Sequence[Append]) -> list[AppendStatus]:
         """Commit each session's part atomically and durably, in one round trip for all; a status for each, in order.
 
         `dup`: these events are already there (a retry after a lost reply), nothing was changed. `gap`: `first_sequence` is not the next
-        number. `fenced`: a later epoch owns the session. After `dup` the caller may go on as after `ok`.
+        number. `fenced`: another epoch owns the session. `gone`: the store lost the session, or knows only an earlier epoch of it. After `dup` the caller may go on as after `ok`.
         """
 
     async def journal(self, session_id: str, after: int, limit: int) -> list[JournalEntry]:
@@ -149,6 +184,12 @@ class Store(Protocol):
 
     async def bury(self, delivery: Delivery, error: str) -> None:
         """Move a record that cannot be stored to the dead letters, with its error, and out of the outbox."""
+
+    async def dead(self, limit: int) -> list[DeadLetter]:
+        """Up to `limit` dead letters, oldest first."""
+
+    async def revive(self, limit: int) -> int:
+        """Put up to `limit` dead letters back into the outbox, oldest first; how many."""
 
     async def lag(self) -> OutboxLag:
         """How far the writer is behind."""

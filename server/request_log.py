@@ -32,7 +32,10 @@ class RequestLog:
         self.num_dropped = 0
 
     def add(self, record: RequestRecord) -> None:
-        """Take one entry; never blocks."""
+        """Take one entry; never blocks. A request of nobody known is only logged: strangers must not fill the outbox and the tables."""
+        if record.user_id is None:
+            _log.info("request.of_nobody", method=record.method, path=record.path, status=record.status)
+            return
         self._waiting.append(encode_record(record))
         self._drop_oldest()
         self._wake.set()
@@ -76,7 +79,10 @@ class RequestLog:
 
 
 class RequestLogMiddleware:
-    """Adds every HTTP request of the API (`/v1/…`) to the log; WebSockets add themselves, since they know more."""
+    """Adds every HTTP request of the API (`/v1/…`) to the log; WebSockets add themselves, since they know more.
+
+    Whoever authenticates a request says so in `request.state.user_id`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -102,7 +108,7 @@ class RequestLogMiddleware:
             log.add(
                 RequestRecord(
                     request_id=new_id("req_"),
-                    user_id=None,
+                    user_id=scope["state"].get("user_id"),
                     method=scope["method"],
                     path=scope["path"][:MAX_PATH_CHARS],
                     status=status,

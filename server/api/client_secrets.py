@@ -48,6 +48,7 @@ def client_secret_routes() -> list[Route]:
         client_secrets = services.client_secrets
         # Not `authenticate`: a client secret may open sessions, never mint others.
         principal = await services.authenticator.authenticate_jwt(credentials(request.scope).token)
+        request.state.user_id = principal.subject
         if client_secrets is None:
             return problem_response(501, "not_configured", "This server has no key for client secrets.")
         body = await _read_body(request)

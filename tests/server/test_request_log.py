@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
+from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
@@ -142,6 +144,21 @@ async def test_a_flush_waits_for_the_batch_that_is_on_its_way() -> None:
     assert outbox.stored == ["req_0"]
 
 
+async def test_a_request_of_nobody_known_is_logged_and_goes_no_further() -> None:
+    """P7: a flood of them fills neither the outbox nor the table."""
+    outbox = Outbox()
+    log = RequestLog(outbox)
+
+    with capture_logs() as logs:
+        log.add(msgspec.structs.replace(make_request(0), user_id=None, status=401))
+        log.add(make_request(1))
+    await log.flush()
+
+    assert outbox.stored == ["req_1"]
+    [line] = logs
+    assert (line["event"], line["method"], line["path"], line["status"]) == ("request.of_nobody", "GET", "/v1/x", 401)
+
+
 async def test_nothing_to_pass_on_is_no_call() -> None:
     outbox = Outbox()
 
@@ -153,10 +170,14 @@ async def test_nothing_to_pass_on_is_no_call() -> None:
 # The middleware
 
 
-async def serve(path: str, *, status: int | None = 201, kind: str = "http") -> list[RequestRecord]:
+async def serve(
+    path: str, *, status: int | None = 201, kind: str = "http", user_id: str | None = "ann"
+) -> list[RequestRecord]:
     """One request through the middleware; what it added to the log. Without a status the application crashes."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if user_id is not None:
+            HTTPConnection(scope).state.user_id = user_id
         if status is None:
             raise ZeroDivisionError
         await send({"type": "http.response.start", "status": status})
@@ -192,9 +213,16 @@ async def test_a_request_of_the_api_is_logged_without_what_is_secret() -> None:
     [record] = await serve("/v1/realtime/client_secrets")
 
     assert (record.method, record.path, record.status) == ("POST", "/v1/realtime/client_secrets", 201)
+    assert record.user_id == "ann"
     assert record.request_id.startswith("req_")
     assert record.duration_ms >= 0
     assert "secret" not in repr(record).replace("client_secrets", "")
+
+
+async def test_a_request_that_nobody_vouched_for_has_no_user() -> None:
+    [record] = await serve("/v1/x", status=401, user_id=None)
+
+    assert record.user_id is None
 
 
 async def test_a_request_that_crashed_is_logged_as_500() -> None:

@@ -42,7 +42,8 @@ class TurnRecord(Struct, frozen=True, tag_field="record", tag="turn"):
 class PredictionRecord(Struct, frozen=True, tag_field="record", tag="prediction"):
     """One finished answer. `output` is the JSON array of its items, `request` the JSON of what was asked of the engine.
 
-    `turn_id` is None for an answer outside the conversation. `first_token_ms` is None when no token came.
+    `turn_id` is None for an answer outside the conversation. `first_token_ms` is None when no token came. `sent_chars` is how much of `text`
+    was handed to a connected client by then, in UTF-16 code units; None when nobody counted.
     """
 
     response_id: str
@@ -63,6 +64,33 @@ class PredictionRecord(Struct, frozen=True, tag_field="record", tag="prediction"
     first_token_ms: int | None
     done_ms: int
     error: str | None = None
+    sent_chars: int | None = None
+
+
+class SentRecord(Struct, frozen=True, tag_field="record", tag="sent"):
+    """A client that was away when an answer ended is back and is given all of it. `sent_chars` replaces the prediction's; it only grows."""
+
+    response_id: str
+    session_id: str
+    sequence: int
+    sent_chars: int
+    at_ms: int
+
+
+class HeardRecord(Struct, frozen=True, tag_field="record", tag="heard"):
+    """How much of an answer was heard, as its listener's client reported; a later report replaces an earlier one.
+
+    `heard_text` is what the dialogue keeps of the whole answer's text, `heard_chars` its length in UTF-16 code units. `item_id` is the
+    message that was cut (an answer may have several, between tool calls).
+    """
+
+    response_id: str
+    item_id: str
+    session_id: str
+    sequence: int
+    heard_text: str
+    heard_chars: int
+    at_ms: int
 
 
 class ArchiveRecord(Struct, frozen=True, tag_field="record", tag="archive"):
@@ -88,7 +116,7 @@ class RequestRecord(Struct, frozen=True, tag_field="record", tag="request"):
     session_id: str | None = None
 
 
-Record = SessionRecord | TurnRecord | PredictionRecord | ArchiveRecord | RequestRecord
+Record = SessionRecord | TurnRecord | PredictionRecord | SentRecord | HeardRecord | ArchiveRecord | RequestRecord
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)

@@ -8,9 +8,11 @@ from msgspec import Raw
 
 from sessions.records import (
     ArchiveRecord,
+    HeardRecord,
     PredictionRecord,
     Record,
     RequestRecord,
+    SentRecord,
     SessionRecord,
     TurnRecord,
     decode_record,
@@ -39,7 +41,10 @@ RECORDS: list[Record] = [
         first_token_ms=None,
         done_ms=4,
         error="lost",
+        sent_chars=5,
     ),
+    SentRecord("resp_1", "sess_1", 6, 5, 7),
+    HeardRecord("resp_1", "item_1", "sess_1", 8, "안녕 😀", 5, 9),
     ArchiveRecord("sess_1", 9, 1, last_sequence=9, final=True),
     RequestRecord("req_1", None, "GET", "/v1/x", 200, 1.5, 6),
 ]
@@ -56,10 +61,20 @@ def test_a_record_is_read_as_it_was_written(record: Record) -> None:
 def test_every_kind_of_record_is_tested_and_named_apart() -> None:
     assert {type(record) for record in RECORDS} == set(get_args(Record))
     names = [msgspec.json.decode(encode_record(record))["record"] for record in RECORDS]
-    assert names == ["session", "turn", "prediction", "archive", "request"]
+    assert names == ["session", "turn", "prediction", "sent", "heard", "archive", "request"]
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"record":"joke"}', b'{"record":"turn"}', b"[]"])
 def test_what_is_no_record_is_a_validation_error(data: bytes) -> None:
     with pytest.raises(msgspec.ValidationError):
         decode_record(data)
+
+
+def test_a_prediction_from_before_texts_were_counted_as_sent_is_still_read() -> None:
+    [prediction] = (record for record in RECORDS if isinstance(record, PredictionRecord))
+    fields = msgspec.json.decode(encode_record(prediction))
+    del fields["sent_chars"]
+
+    again = decode_record(msgspec.json.encode(fields))
+
+    assert again == msgspec.structs.replace(prediction, sent_chars=None)

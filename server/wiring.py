@@ -27,14 +27,13 @@ from server.services import EventLimits, Services
 from server.settings import Settings
 from sessions.errors import StoreUnavailable
 from sessions.journal import Journal
-from sessions.store import Store
+from sessions.store import OutboxLag, Store
 
 _log = structlog.get_logger(__name__)
 
 SETTLE_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 5.0
 DRAIN_POLL_S = 0.05
-MAX_WRITER_LAG_S = 300.0
 
 
 def now_ms() -> int:
@@ -57,7 +56,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         if settings.writer == "inline":
             writer = Writer(store, database, archive, consumer=name, now_ms=now_ms)
             await stack.enter_async_context(_running_writer(writer, store))
-            checks["writer"] = _writer_check(writer, store)
+            checks["writer"] = _failure_check(writer.failure)
         journal = Journal(store, now_ms=now_ms)
         requests = RequestLog(store)
         checks["journal"] = _failure_check(journal.failure)
@@ -75,7 +74,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             tasks=answers,
         )
         stack.callback(node.shut_down)
-        yield await _services(settings, stack, node=node, requests=requests, checks=checks)
+        yield await _services(settings, stack, node=node, requests=requests, checks=checks, lag=store.lag)
 
 
 async def run_writer(settings: Settings) -> None:
@@ -149,7 +148,13 @@ def make_engine(settings: Settings) -> Engine:
 
 
 async def _services(
-    settings: Settings, stack: AsyncExitStack, *, node: Node, requests: RequestLog, checks: dict[str, Check]
+    settings: Settings,
+    stack: AsyncExitStack,
+    *,
+    node: Node,
+    requests: RequestLog,
+    checks: dict[str, Check],
+    lag: Callable[[], Awaitable[OutboxLag]],
 ) -> Services:
     client_key = settings.client_secret_key or settings.jwt_secret
     client_secrets = (
@@ -166,6 +171,7 @@ async def _services(
         build_id=settings.build_id,
         is_draining=lambda: node.is_draining,
         num_sessions=lambda: node.num_sessions,
+        lag=lag,
     )
     return Services(
         node=node,
@@ -213,16 +219,6 @@ def _call_check(call: Callable[[], Awaitable[None]]) -> Check:
     async def check() -> str | None:
         await call()
         return None
-
-    return check
-
-
-def _writer_check(writer: Writer, store: Store) -> Check:
-    async def check() -> str | None:
-        lag = await store.lag()
-        if lag.oldest_s > MAX_WRITER_LAG_S:
-            return f"{lag.pending} records wait, the oldest for {lag.oldest_s:.0f} s"
-        return writer.failure()
 
     return check
 

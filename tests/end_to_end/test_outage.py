@@ -15,12 +15,12 @@ from tests.end_to_end.stored import Records, journaled, text_of, until, until_em
 IMPATIENT = {"FLUEMAN_DATABASE_TIMEOUT_S": "1", "FLUEMAN_STORE_TIMEOUT_S": "1"}
 
 
-async def until_not_ready(node: FluemanProcess, part: str) -> None:
-    """Wait until readiness is red, and names that part."""
+async def until_named(node: FluemanProcess, part: str, *, status: int) -> None:
+    """Wait until readiness answers with that status, and names that part."""
 
     async def is_named() -> bool:
-        status, checks = node.readiness()
-        return status == 503 and checks[part] != "ok"
+        found, checks = node.readiness()
+        return found == status and checks[part] != "ok"
 
     await until(is_named)
 
@@ -38,7 +38,8 @@ async def until_ready(node: FluemanProcess) -> None:
     """Wait until readiness is green again."""
 
     async def is_green() -> bool:
-        return node.readiness()[0] == 200
+        status, checks = node.readiness()
+        return status == 200 and set(checks.values()) == {"ok"}
 
     await until(is_green)
 
@@ -54,7 +55,7 @@ async def test_conversations_go_on_while_mysql_or_s3_is_away_and_all_is_stored_a
             assert (await before.ask("[echo before]"))["status"] == "completed"
             backends.mariadb.pause() if away == "database" else backends.s3.kill()
             try:
-                await until_not_ready(node, away)
+                await until_named(node, away, status=200)
                 async with open_client(node.port, token_of("tom")) as during:
                     for client in (before, during):
                         assert text_of(await client.ask("[echo all the same]")) == "all the same"
@@ -86,7 +87,7 @@ async def test_an_answer_pauses_while_redis_is_away_and_goes_on_with_no_token_lo
                 await client.until(DELTA)
 
             backends.redis.kill()
-            await until_not_ready(node, "store")
+            await until_named(node, "store", status=503)
             with pytest.raises(InvalidStatus) as refused:
                 async with open_client(node.port, token_of("tom")):
                     pass

@@ -110,7 +110,20 @@ class Service:
         self.stop()
         self.start()
 
-    def _start_on(self, port: int) -> None:
+    def spawn(self) -> None:
+        """Start it on its port, or on a free one, and wait for nothing."""
+        self.port = self.port or free_port()
+        self._spawn_on(self.port)
+
+    def has_ended(self) -> bool:
+        """Whether no process of it lives."""
+        return self._process is None or self._process.poll() is not None
+
+    def is_answering(self) -> bool:
+        """Whether it serves now."""
+        return not self.has_ended() and self._answers(self.port)
+
+    def _spawn_on(self, port: int) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(port),
@@ -120,6 +133,10 @@ class Service:
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with(os.getpid()),
             )
+
+    def _start_on(self, port: int) -> None:
+        self._spawn_on(port)
+        assert self._process is not None
         deadline = time.monotonic() + self.start_s
         while not self._answers(port):
             ended = self._process.poll() is not None

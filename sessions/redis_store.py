@@ -5,23 +5,22 @@ retries: a call whose reply is lost raises `StoreUnavailable`, and the caller re
 """
 
 import asyncio
-import hashlib
 import itertools
 import math
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import hiredis
 import msgspec
 import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from sessions import redis_scripts
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
+from sessions.redis_line import Command, RedisLine, Script
 from sessions.store import (
     Append,
     AppendStatus,
@@ -45,8 +44,6 @@ _DURABLE = {
     "maxmemory-policy": "noeviction",
 }
 
-_Command = tuple[str | bytes | int, ...]
-
 _pack_header = msgspec.msgpack.Encoder().encode
 _encode_meta = msgspec.json.Encoder().encode
 _decode_meta = msgspec.json.Decoder(SessionMeta).decode
@@ -61,80 +58,12 @@ class StoreNotDurable(SessionError):
         super().__init__(f"Redis would lose acknowledged data: {wrong}")
 
 
-class _Script:
-    """A Lua script and the digest under which Redis knows it."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-_APPEND = _Script(redis_scripts.APPEND)
-_CREATE = _Script(redis_scripts.CREATE)
-_CLAIM = _Script(redis_scripts.CLAIM)
-_TRIM = _Script(redis_scripts.TRIM)
-_RECLAIM = _Script(redis_scripts.RECLAIM)
-_BURY = _Script(redis_scripts.BURY)
-
-
-class _Line:
-    """One connection, opened when first needed, used by one call at a time.
-
-    A call that is cut short, by its time or by cancellation, drops the connection (redis-py's `read_response` does): its reply may still
-    come, and nobody else may read it. Unlike redis-py's client, its connections never send a command twice.
-    """
-
-    def __init__(self, connection: AbstractConnection, timeout_s: float) -> None:
-        self._connection = connection
-        self._timeout_s = timeout_s
-        self._turn = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Close the connection once the call in progress is over."""
-        async with self._turn:
-            # A Redis that hangs cannot keep us: the socket is closed anyway.
-            with suppress(RedisError):
-                await self._connection.disconnect()
-
-    async def ask(self, *commands: _Command, wait_s: float = 0.0) -> list[Any]:
-        """The replies to these commands, sent at once; raises the first that is an error. `wait_s` is how long Redis itself may wait."""
-        # hiredis' stub means a tuple of any length.
-        packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
-        try:
-            async with asyncio.timeout(self._timeout_s + wait_s), self._turn:
-                replies = await self._exchange(packed)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis does not answer: {type(error).__name__}") from error
-        for reply in replies:
-            if isinstance(reply, NoScriptError):
-                raise reply
-            if isinstance(reply, ResponseError):
-                raise StoreUnavailable(f"Redis refused: {reply}") from reply
-        return replies
-
-    async def run(self, script: _Script, *calls: _Command) -> list[Any]:
-        """The script's reply to each call: the key first, then the arguments."""
-        commands = [("EVALSHA", script.digest, 1, *call) for call in calls]
-        try:
-            return await self.ask(*commands)
-        except NoScriptError:
-            # A new Redis, or SCRIPT FLUSH. None of the calls ran.
-            await self.ask(("SCRIPT", "LOAD", script.source))
-            try:
-                return await self.ask(*commands)
-            except NoScriptError as error:
-                raise StoreUnavailable("Redis does not keep scripts") from error
-
-    async def _exchange(self, packed: list[bytes]) -> list[Any]:
-        await self._connection.send_packed_command(packed, check_health=False)
-        return [await self._read() for _ in packed]
-
-    async def _read(self) -> Any:
-        try:
-            return await self._connection.read_response()
-        except ResponseError as error:
-            # Only this command failed; the replies of the others follow.
-            return error
+_APPEND = Script(redis_scripts.APPEND)
+_CREATE = Script(redis_scripts.CREATE)
+_CLAIM = Script(redis_scripts.CLAIM)
+_TRIM = Script(redis_scripts.TRIM)
+_RECLAIM = Script(redis_scripts.RECLAIM)
+_BURY = Script(redis_scripts.BURY)
 
 
 class RedisStore:
@@ -157,15 +86,15 @@ class RedisStore:
         self._production = production
         self._timeout_s = timeout_s
         self._retention_ms = max(1, int(retention_s * 1000))
-        # Only makes connections; the time limit of a call is ours (`_Line`).
+        # Only makes connections; the time limit of a call is the line's.
         pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=None, socket_connect_timeout=timeout_s)
         connections: list[AbstractConnection] = [
             pool.make_connection()  # type: ignore[no-untyped-call]
             for _ in range(2 + _NUM_SPARE_LINES)
         ]
-        self._lines = [_Line(connection, timeout_s) for connection in connections]
+        self._lines = [RedisLine(connection, timeout_s) for connection in connections]
         self._append_line, self._take_line, *spare_lines = self._lines
-        self._spare_lines: asyncio.LifoQueue[_Line] = asyncio.LifoQueue()
+        self._spare_lines: asyncio.LifoQueue[RedisLine] = asyncio.LifoQueue()
         for line in spare_lines:
             self._spare_lines.put_nowait(line)
         self._next_shard = itertools.cycle(range(num_shards))
@@ -249,7 +178,7 @@ class RedisStore:
         """As the protocol says; with several shards, at least one of each that has any. One call at a time."""
         num_each = max(1, limit // len(self._outboxes))
         # BLOCK 0 would be for ever.
-        block: _Command = ("BLOCK", max(1, math.ceil(wait_s * 1000))) if wait_s > 0 else ()
+        block: Command = ("BLOCK", max(1, math.ceil(wait_s * 1000))) if wait_s > 0 else ()
         streams = (*self._outboxes, *itertools.repeat(">", len(self._outboxes)))
         command = ("XREADGROUP", "GROUP", _GROUP, consumer, "COUNT", num_each, *block, "STREAMS", *streams)
         try:
@@ -297,7 +226,7 @@ class RedisStore:
             await line.run(_BURY, (outbox, entry_id, delivery.record, delivery.num_deliveries, error))
 
     async def lag(self) -> OutboxLag:
-        commands: list[_Command] = [("TIME",)]
+        commands: list[Command] = [("TIME",)]
         for outbox in self._outboxes:
             dead = outbox.removesuffix("outbox") + "dead"
             commands += [("XLEN", outbox), ("XRANGE", outbox, "-", "+", "COUNT", 1), ("XLEN", dead)]
@@ -310,7 +239,7 @@ class RedisStore:
         return self._outboxes[zlib.crc32(session_id.encode()) % len(self._outboxes)]
 
     @asynccontextmanager
-    async def _line(self) -> AsyncIterator[_Line]:
+    async def _line(self) -> AsyncIterator[RedisLine]:
         try:
             async with asyncio.timeout(self._timeout_s):
                 line = await self._spare_lines.get()
@@ -321,11 +250,11 @@ class RedisStore:
         finally:
             self._spare_lines.put_nowait(line)
 
-    async def _ask(self, *commands: _Command) -> list[Any]:
+    async def _ask(self, *commands: Command) -> list[Any]:
         async with self._line() as line:
             return await line.ask(*commands)
 
-    async def _run(self, script: _Script, session_id: str, *arguments: str | bytes | int) -> Any:
+    async def _run(self, script: Script, session_id: str, *arguments: str | bytes | int) -> Any:
         async with self._line() as line:
             (reply,) = await line.run(script, (self._outbox(session_id), *arguments))
             return reply
@@ -360,7 +289,7 @@ class RedisStore:
             await line.close()
 
 
-def _append_call(outbox: str, batch: Sequence[Append]) -> _Command:
+def _append_call(outbox: str, batch: Sequence[Append]) -> Command:
     """The key and arguments of `redis_scripts.APPEND`; the live path: kept flat, and short for a session with events only."""
     header: list[object] = []
     blobs: list[bytes] = []

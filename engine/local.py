@@ -18,7 +18,7 @@ import msgspec
 from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable
 from engine.prompt import EncodedPrompt, PromptEncoder
 from engine.tool_calls import HermesParser
-from sessions.generation import Chunk, FinishReason, FunctionChoice, Prompt, ToolCallDelta, Usage
+from sessions.generation import Chunk, FinishReason, FunctionChoice, Prompt, ToolCallDelta
 
 if TYPE_CHECKING:
     from engine.local_batch import Batch, Row
@@ -84,17 +84,19 @@ class LocalEngine:
         self._answers.add(answer)
         try:
             encoded = await self._encoder.encode_async(prompt)
+            if encoded.num_left <= 0:
+                yield Chunk(usage=encoded.usage(), finish_reason="length")
+                return
             reader = _Reader(self._encoder, encoded, prompt)
-            answer.prompt = reader.prompt
-            num_demanded = len(reader.prompt) - len(encoded.token_ids)
-            answer.num_left = max(1, encoded.max_output_tokens - num_demanded)
+            answer.prompt = encoded.all_ids + reader.demanded_ids
+            answer.num_left = max(1, encoded.num_left - len(reader.demanded_ids))
             self._worker.inbox.put(answer)
             is_first, finish = True, None
             while finish is None and (arrived := await answer.arrivals()):
                 tokens, finish = arrived
                 chunk = reader.read(tokens, finish)
                 if is_first or finish:
-                    usage = Usage(len(encoded.token_ids), reader.num_tokens, answer.num_cached)
+                    usage = encoded.usage(reader.num_tokens, answer.num_cached)
                     chunk = msgspec.structs.replace(chunk, usage=usage)
                 if chunk.text or chunk.tool_calls or finish:
                     is_first = False
@@ -214,12 +216,14 @@ class _Reader:
         self._tokenizer = encoder.tokenizer.backend_tokenizer
         self._parser = HermesParser() if prompt.tools and prompt.tool_choice != "none" else None
         demanded = _demanded(prompt)
-        beginning = self._tokenizer.encode(demanded, add_special_tokens=False).ids if demanded else []
-        self._begun = self._parser.feed(demanded, beginning)[1] if self._parser and demanded else ()
-        self.prompt = encoded.token_ids + beginning
+        self.demanded_ids: list[int] = (
+            self._tokenizer.encode(demanded, add_special_tokens=False).ids if demanded else []
+        )
+        self._begun = self._parser.feed(demanded, self.demanded_ids)[1] if self._parser and demanded else ()
         self.num_tokens = 0
         self._num_unsent = 0
-        self._stream = DecodeStream(ids=self.prompt[-_NUM_PRIMING_TOKENS:], skip_special_tokens=True)
+        before = encoded.all_ids + self.demanded_ids
+        self._stream = DecodeStream(ids=before[-_NUM_PRIMING_TOKENS:], skip_special_tokens=True)
 
     def read(self, tokens: list[int], finish: FinishReason | None) -> Chunk:
         """What the tokens add. The token that ends an answer with `stop` is special and has no text."""

@@ -9,17 +9,17 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import httpx
 import msgspec
 import structlog
-from msgspec import Struct
 
 from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong
-from engine.prompt import is_open, reserve_tokens, turns_of, without_turns
-from sessions.generation import Chunk, FinishReason, FunctionChoice, Prompt, RetentionRatio, ToolCallDelta, Usage
-from sessions.items import FunctionCallItem, FunctionCallOutputItem, Item, MessageItem
+from engine.openai_wire import FINISH, Error, Model, Models, messages_of, read_error, read_event, retry_after_s
+from engine.prompt import reserve_tokens, turns_of, without_turns
+from sessions.generation import Chunk, FunctionChoice, Prompt, RetentionRatio, Usage
+from sessions.items import FunctionCallItem, Item, MessageItem
 
 log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -31,13 +31,6 @@ _OVERFLOW = re.compile(
     r"context.{0,10}length|context_length_exceeded|too many tokens|prompt is too long", re.IGNORECASE
 )
 _LIMIT = re.compile(r"context length (?:is|of) (\d+)")
-_FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
 
 
 class OpenAIEngine:
@@ -45,6 +38,9 @@ class OpenAIEngine:
 
     `session_header` carries the session's id, so that a router sends all of its turns to one replica and its prefix cache:
     vLLM's router reads `X-Session-ID` first; production-stack's is set by its `--session-key`. `extra_body` joins every request.
+
+    Only vLLM goes on with an answer: others would begin it anew, or refuse. An endpoint that does not tell its usage cannot tell how
+    many tokens were spoken either; the limit then holds for what it adds.
     """
 
     def __init__(
@@ -146,10 +142,14 @@ class OpenAIEngine:
         return self._failure
 
     async def _answer(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> AsyncGenerator[Chunk, None]:
+        if prompt.spoken:
+            stream.num_spoken = await self._count_spoken(http, prompt, stream)
+        limit = self._limit(prompt)
+        is_full = limit is not None and stream.num_spoken >= limit
         lines = await self._open(http, prompt, stream)
         num_tokens, usage, finish = 0, None, None
         async for line in lines:
-            event = _decode(line)
+            event = read_event(line)
             if event.error is not None:
                 raise EngineUnavailable(f"the endpoint failed: {event.error.message}")
             if event.usage is not None:
@@ -158,6 +158,8 @@ class OpenAIEngine:
                 continue
             choice = event.choices[0]
             finish = choice.finish_reason or finish
+            if is_full:  # one token was asked for, so that the endpoint tells the usage
+                continue
             text, calls = choice.delta.content or "", choice.delta.tool_calls
             if text or calls:
                 num_tokens += 1
@@ -165,13 +167,16 @@ class OpenAIEngine:
         if finish is None:
             raise self._lost("the endpoint ended the answer without a reason")
         if usage is None:
-            yield Chunk("", 0, (), Usage(0, num_tokens), _FINISH.get(finish, "stop"))
+            yield Chunk("", 0, (), Usage(0, num_tokens), FINISH.get(finish, "stop"))
             return
-        if stream.num_chars and usage.prompt_tokens:
-            self._tokens_per_char += 0.1 * (usage.prompt_tokens / stream.num_chars - self._tokens_per_char)
+        if is_full:
+            finish, usage.completion_tokens = "length", 0
+        whole = usage.usage(stream.num_spoken)
+        if stream.num_chars and whole.input_tokens:
+            self._tokens_per_char += 0.1 * (whole.input_tokens / stream.num_chars - self._tokens_per_char)
         # The endpoint may put several tokens in one event: the last chunk makes the sum right.
         num_held = max(0, usage.completion_tokens - num_tokens)
-        yield Chunk("", num_held, (), usage.usage(), _FINISH.get(finish, "stop"))
+        yield Chunk("", num_held, (), whole, FINISH.get(finish, "stop"))
 
     async def _open(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> AsyncIterator[bytes]:
         """Send the request, with less of the history and again as needed, until an answer begins; the lines of its events."""
@@ -181,14 +186,16 @@ class OpenAIEngine:
             num_dropped = 0
         num_trims = 0
         while True:
-            response = await self._send(http, prompt, without_turns(turns, num_dropped), stream)
+            items = without_turns(turns, num_dropped)
+            stream.num_chars = len(prompt.instructions) + sum(_num_chars(item) for item in items)
+            response = await self._send(http, prompt, self._body(prompt, items, stream.num_spoken), stream)
             if response.status_code == 200:
                 if num_dropped:
                     self._remember(prompt.session_id, num_dropped)
                 return _Lines(response.aiter_raw(), stream, self._first_token_timeout_s, self._idle_timeout_s)
-            error = _error(await self._read(response.aread(), stream))
+            error = read_error(await self._read(response.aread(), stream))
             if response.status_code not in (400, 413, 422) or not _OVERFLOW.search(f"{error.code} {error.message}"):
-                self._refuse(response.status_code, error)
+                self._refuse(response.status_code, error, prompt)
             limit = self._max_context_tokens or int(match[1] if (match := _LIMIT.search(error.message)) else 0)
             num_tokens = max(round(stream.num_chars * self._tokens_per_char), limit + 1)
             num_trims += 1
@@ -198,12 +205,30 @@ class OpenAIEngine:
             share = (1 - reserve_tokens(prompt.max_output_tokens, limit) / limit if limit else 0.7) * 0.8**num_trims
             num_dropped += _num_to_drop(turns[num_dropped:], prompt, share * limit / num_tokens)
 
+    async def _count_spoken(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> int:
+        """Tokens of `spoken` as the endpoint spells it: what they add to an empty conversation."""
+        if not self._is_vllm:
+            if self._failure is not None:  # it may yet turn out to be vLLM
+                raise EngineUnavailable(self._failure)
+            raise EngineError(f"the answer cannot be continued: {self._base_url} is not vLLM")
+        counts = []
+        for spoken in ("", prompt.spoken):
+            bare = Prompt(prompt.response_id, prompt.session_id, "", (), spoken=spoken)
+            body = self._body(bare, (), 0) | {"stream": False, "max_completion_tokens": 1}
+            del body["stream_options"]
+            response = await self._send(http, prompt, body, stream)
+            answer = await self._read(response.aread(), stream)
+            if response.status_code != 200:
+                self._refuse(response.status_code, read_error(answer), prompt)
+            usage = read_event(answer).usage
+            counts.append(usage.prompt_tokens if usage is not None else 0)
+        return max(0, counts[1] - counts[0])
+
     async def _send(
-        self, http: httpx.AsyncClient, prompt: Prompt, items: Sequence[Item], stream: "_Stream"
+        self, http: httpx.AsyncClient, prompt: Prompt, body: Mapping[str, object], stream: "_Stream"
     ) -> httpx.Response:
-        stream.num_chars = len(prompt.instructions) + sum(_num_chars(item) for item in items)
         headers = {self._session_header: prompt.session_id} if self._session_header else {}
-        content = msgspec.json.encode(self._body(prompt, items))
+        content = msgspec.json.encode(body)
         for attempt in range(self._max_retries + 1):
             request = http.build_request("POST", "chat/completions", content=content, headers=headers)
             if stream.response is not None:
@@ -219,21 +244,26 @@ class OpenAIEngine:
                 stream.response = response
                 if response.status_code not in _RETRIABLE or attempt == self._max_retries:
                     return response
-                wait_s = min(_retry_after_s(response) or 0.1 * 2**attempt, 5.0)
+                wait_s = min(retry_after_s(response) or 0.1 * 2**attempt, 5.0)
             await self._read(asyncio.sleep(wait_s), stream)
         raise AssertionError("the last attempt returns or raises")
 
-    def _body(self, prompt: Prompt, items: Sequence[Item]) -> dict[str, object]:
+    def _limit(self, prompt: Prompt) -> int | None:
+        """Tokens that the whole answer may have."""
+        if prompt.max_output_tokens is None:
+            return None
+        # More than the context could hold would be refused however short the history is.
+        return min(prompt.max_output_tokens, self._max_context_tokens // 2 or prompt.max_output_tokens)
+
+    def _body(self, prompt: Prompt, items: Sequence[Item], num_spoken: int) -> dict[str, object]:
         body: dict[str, object] = {
             "model": self._model,
-            "messages": _messages(prompt.instructions, items),
+            "messages": messages_of(prompt.instructions, items, prompt.spoken),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if prompt.max_output_tokens is not None:
-            # More than the context could hold would be refused however short the history is.
-            most = self._max_context_tokens // 2 or prompt.max_output_tokens
-            body["max_completion_tokens"] = min(prompt.max_output_tokens, most)
+        if (limit := self._limit(prompt)) is not None:
+            body["max_completion_tokens"] = max(1, limit - num_spoken)
         if prompt.tools and prompt.tool_choice != "none":
             body["tools"] = [
                 {
@@ -247,15 +277,15 @@ class OpenAIEngine:
                 body["tool_choice"] = {"type": "function", "function": {"name": prompt.tool_choice.name}}
         if self._is_vllm:
             body["chat_template_kwargs"] = {"enable_thinking": False}  # an avatar would speak its thoughts
-            if items and isinstance(last := items[-1], MessageItem) and is_open(last):
-                body.update(continue_final_message=True, add_generation_prompt=False)
+        if prompt.spoken:
+            body.update(continue_final_message=True, add_generation_prompt=False)
         return body | self._extra_body
 
     async def _read(self, awaitable: Awaitable[_T], stream: "_Stream") -> _T:
         """Await something of the answer's beginning: not for ever, and not after an abort."""
         return await stream.read(awaitable, self._first_token_timeout_s)
 
-    def _refuse(self, status: int, error: "_Error") -> NoReturn:
+    def _refuse(self, status: int, error: Error, prompt: Prompt) -> NoReturn:
         text = f"the endpoint answered {status}: {error.message}"
         if status == 429:
             raise EngineOverloaded(text)
@@ -264,7 +294,7 @@ class OpenAIEngine:
             raise EngineError(text)
         if status >= 500:
             raise self._lost(text)
-        raise EngineError(text)
+        raise EngineError(f"the answer cannot be continued: {text}" if prompt.spoken else text)
 
     def _lost(self, reason: str) -> EngineUnavailable:
         """Red until the next probe finds the endpoint well."""
@@ -291,13 +321,13 @@ class OpenAIEngine:
             if response.status_code != 200:
                 self._failure = f"{self._base_url} answered {response.status_code} when asked for its models"
             else:
-                self._learn(msgspec.json.decode(response.content, type=_Models).data)
+                self._learn(msgspec.json.decode(response.content, type=Models).data)
         except (httpx.HTTPError, TimeoutError, msgspec.MsgspecError) as error:
             self._failure = f"cannot reach {self._base_url}: {type(error).__name__} {error}"
         if self._failure != before:
             log.info("engine_endpoint", failure=self._failure)
 
-    def _learn(self, models: Sequence["_Model"]) -> None:
+    def _learn(self, models: Sequence[Model]) -> None:
         ours = next((model for model in models if model.id == self._model), None)
         if ours is None:
             self._failure = f"{self._base_url} has no model {self._model!r}"
@@ -314,11 +344,12 @@ class _Aborted(Exception):
 class _Stream:
     """One running request, and the means to stop its wait from another task."""
 
-    __slots__ = ("is_aborted", "num_chars", "response", "timeout")
+    __slots__ = ("is_aborted", "num_chars", "num_spoken", "response", "timeout")
 
     def __init__(self) -> None:
         self.is_aborted = False
         self.num_chars = 0
+        self.num_spoken = 0
         self.response: httpx.Response | None = None
         self.timeout: asyncio.Timeout | None = None
 
@@ -378,98 +409,6 @@ class _Lines:
             self._ready = lines[::-1]
 
 
-class _Function(Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(Struct, gc=False):
-    index: int = 0
-    function: _Function | None = None
-
-    def delta(self) -> ToolCallDelta:
-        function = self.function or _Function()
-        return ToolCallDelta(self.index, function.name or None, function.arguments or "")
-
-
-class _Delta(Struct, gc=False):
-    content: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(Struct, gc=False):
-    delta: _Delta = msgspec.field(default_factory=_Delta)
-    finish_reason: str | None = None
-
-
-class _Details(Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _Usage(Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-    def usage(self) -> Usage:
-        details = self.prompt_tokens_details or _Details()
-        return Usage(self.prompt_tokens, self.completion_tokens, details.cached_tokens or 0)
-
-
-class _Error(Struct, gc=False):
-    message: str = ""
-    code: str | int | None = None
-
-
-class _Event(Struct, gc=False):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: _Error | None = None
-
-
-class _Refusal(Struct):
-    """An error's body: OpenAI nests it in `error`, older vLLM does not."""
-
-    error: _Error | None = None
-    message: str = ""
-    code: str | int | None = None
-
-
-class _Model(Struct):
-    id: str
-    owned_by: str = ""
-    max_model_len: int | None = None
-
-
-class _Models(Struct):
-    data: list[_Model]
-
-
-_events = msgspec.json.Decoder(_Event)
-
-
-def _decode(line: bytes) -> _Event:
-    try:
-        return _events.decode(line)
-    except msgspec.MsgspecError as error:
-        raise EngineUnavailable(f"the endpoint sent what is no event: {error}") from error
-
-
-def _error(body: bytes) -> _Error:
-    try:
-        refusal = msgspec.json.decode(body, type=_Refusal)
-    except msgspec.MsgspecError:
-        return _Error(body[:200].decode(errors="replace"))
-    return refusal.error or _Error(refusal.message, refusal.code)
-
-
-def _retry_after_s(response: httpx.Response) -> float | None:
-    try:
-        return float(response.headers["retry-after"])
-    except (KeyError, ValueError):  # absent, or a date
-        return None
-
-
 def _num_to_drop(turns: Sequence[Sequence[Item]], prompt: Prompt, keep: float) -> int:
     """How many of these turns must go to keep this share of the prompt's text: at least one, never the last."""
     if isinstance(prompt.truncation, RetentionRatio):
@@ -486,19 +425,3 @@ def _num_chars(item: Item) -> int:
     if isinstance(item, MessageItem):
         return len(item.text)
     return len(item.arguments if isinstance(item, FunctionCallItem) else item.output)
-
-
-def _messages(instructions: str, items: Sequence[Item]) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
-    for item in items:
-        if isinstance(item, MessageItem):
-            messages.append({"role": item.role, "content": item.text})
-        elif isinstance(item, FunctionCallOutputItem):
-            messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
-        else:
-            if not messages or messages[-1]["role"] != "assistant":
-                messages.append({"role": "assistant", "content": None})
-            function = {"name": item.name, "arguments": item.arguments}
-            call = {"id": item.call_id, "type": "function", "function": function}
-            messages[-1].setdefault("tool_calls", []).append(call)
-    return messages or [{"role": "user", "content": ""}]

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.base import EngineError, ModelNotLoadable, PromptTooLong
-from sessions.generation import FunctionTool, Prompt, RetentionRatio
+from sessions.generation import FunctionTool, Prompt, RetentionRatio, Usage
 from sessions.items import FunctionCallItem, FunctionCallOutputItem, InputText, Item, MessageItem, OutputText
 
 # Unicode noncharacters, never valid in interchanged text (Unicode 16, section 23.7), so nobody's text needs them.
@@ -33,12 +33,30 @@ _Message = dict[str, Any]  # a chat template's message: JSON, as templates expec
 
 
 class EncodedPrompt(Struct, frozen=True):
-    """A prompt ready for a model. `max_output_tokens` is what fits after it; `tail` is the text after its last control token."""
+    """A prompt ready for a model, and what was already said of the answer, which follows it.
+
+    `max_output_tokens` is the whole answer's limit; `tail` is the text after the prompt's last control token.
+    """
 
     token_ids: list[int]
+    spoken_ids: list[int]
     num_dropped_items: int
     max_output_tokens: int
     tail: str
+
+    @property
+    def all_ids(self) -> list[int]:
+        """What the model reads before its next token."""
+        return self.token_ids + self.spoken_ids
+
+    @property
+    def num_left(self) -> int:
+        """How many tokens the answer may still have; none or less when it has reached its limit."""
+        return self.max_output_tokens - len(self.spoken_ids)
+
+    def usage(self, num_new: int = 0, num_cached: int = 0) -> Usage:
+        """That of the whole answer after so many new tokens; `num_cached` of all that was read were in the cache."""
+        return Usage(len(self.token_ids), len(self.spoken_ids) + num_new, min(num_cached, len(self.token_ids)))
 
 
 class _ColdPrompt(Exception):
@@ -95,7 +113,7 @@ class PromptEncoder:
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """The prompt's token ids, its oldest turns dropped as its `truncation` allows; raises `PromptTooLong`.
 
-        When the last item is an assistant's message in progress, the prompt ends with its text, for the model to go on with.
+        `spoken` has no part in what is dropped: a prompt that is gone on with is the prompt that was begun with.
         """
         return self._encode(prompt, max_cold_chars=None)
 
@@ -107,7 +125,7 @@ class PromptEncoder:
             return await asyncio.to_thread(self.encode, prompt)
 
     def seed(self, encoded: EncodedPrompt, text: str, token_ids: Sequence[int]) -> bool:
-        """Remember how the model itself spelled its answer, so that the next prompt's prefix is found in its cache.
+        """Remember how the model itself spelled its whole answer, so that the next prompt's prefix is found in its cache.
 
         False when the ids are not exactly this text, or when the text could not stand in one segment.
         """
@@ -144,6 +162,7 @@ class PromptEncoder:
         room = self.max_context_tokens - len(ids)
         return EncodedPrompt(
             token_ids=ids,
+            spoken_ids=self._spoken_ids(text, ids, prompt.spoken, max_cold_chars) if prompt.spoken else [],
             num_dropped_items=len(prompt.items) - len(items),
             max_output_tokens=min(room, prompt.max_output_tokens or room),
             tail=self._split(text)[-1].replace(_GUARD, ""),
@@ -170,9 +189,6 @@ class PromptEncoder:
         return first
 
     def _render(self, prompt: Prompt, items: Sequence[Item], *, marked: Sequence[tuple[Item, ...]] = ()) -> str:
-        partial = ""
-        if items and (last := items[-1]) and isinstance(last, MessageItem) and is_open(last):
-            items, partial = items[:-1], self._guard_special(last.text)
         marks = {item.id for turn in marked for item in turn[:1]}
         messages = list(self._messages(prompt.instructions, items, marks)) or [{"role": "user", "content": ""}]
         tools = [self._tool(tool) for tool in prompt.tools] if prompt.tool_choice != "none" else []
@@ -182,7 +198,7 @@ class PromptEncoder:
             )
         except self._template_error as error:
             raise EngineError(f"the model's chat template refuses this conversation: {error}") from error
-        return text + partial
+        return text
 
     def _messages(self, instructions: str, items: Sequence[Item], marks: set[str]) -> Iterator[_Message]:
         if instructions:
@@ -224,6 +240,12 @@ class PromptEncoder:
         parameters = msgspec.json.decode(tool.parameters)
         function = {"name": tool.name, "description": tool.description or "", "parameters": parameters}
         return {"type": "function", "function": self._guard_added.json(function)}
+
+    def _spoken_ids(self, text: str, ids: list[int], spoken: str, max_cold_chars: int | None) -> list[int]:
+        """Most likely the tokens that the model itself chose after the prompt's `text`, whose ids stay what they are."""
+        spoken = self._guard_special(spoken)
+        whole = self._ids(text + spoken, max_cold_chars)  # alone, some tokenizers would begin it with a space
+        return whole[len(ids) :] if whole[: len(ids)] == ids else self._ids(spoken, max_cold_chars)
 
     def _ids(self, text: str, max_cold_chars: int | None) -> list[int]:
         if not self.is_segmented:
@@ -340,10 +362,6 @@ def _without_added_tokens(tokenizer: Any) -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_str(json.dumps({**json.loads(tokenizer.to_str()), "added_tokens": []}))
-
-
-def is_open(item: MessageItem) -> bool:
-    return item.role == "assistant" and item.status == "in_progress"
 
 
 def reserve_tokens(max_output_tokens: int | None, max_context_tokens: int) -> int:

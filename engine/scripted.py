@@ -4,6 +4,7 @@ Directives in the last user message, anywhere in its text:
 `[tokens N]` length · `[pace N]` tokens a second · `[slow]` 4 tokens a second · `[wait S]` seconds before the first token ·
 `[hang]` never begins · `[echo TEXT]` answers TEXT · `[empty]` answers nothing · `[call NAME {json}]` calls a tool, if the prompt has any ·
 `[fail]`, `[fail after N]` the engine is lost, after N tokens · `[overloaded]` · `[too long]`.
+An answer that is gone on with is the same answer: N counts from its beginning, and the first token is not waited for again.
 """
 
 import asyncio
@@ -101,7 +102,8 @@ class ScriptedEngine:
                 if self._failure is not None:
                     raise EngineUnavailable(self._failure)
                 if number == 0 or chunk.finish_reason is not None:
-                    usage = Usage(input_tokens, min(number + 1, script.num_tokens), cached_tokens)
+                    num_output = min(script.num_spoken + number + 1, script.num_tokens)
+                    usage = Usage(input_tokens, num_output, cached_tokens)
                     chunk = msgspec.structs.replace(chunk, usage=usage)
                 yield chunk
             if script.is_failing:
@@ -178,10 +180,11 @@ class _Pacer:
 
 
 class _Script(Struct, frozen=True):
-    """What one answer will do."""
+    """What one answer will do: what is left of its chunks, its tokens in all, and how many of those were spoken before."""
 
     chunks: Sequence[Chunk]
     num_tokens: int
+    num_spoken: int
     tokens_per_s: float
     wait_s: float
     is_failing: bool
@@ -191,9 +194,6 @@ class _Script(Struct, frozen=True):
 def _script(prompt: Prompt, num_tokens: int, tokens_per_s: float) -> _Script:
     text = next((i.text for i in reversed(prompt.items) if isinstance(i, MessageItem) and i.role == "user"), "")
     last = prompt.items[-1] if prompt.items else None
-    said = (
-        last.text if isinstance(last, MessageItem) and last.role == "assistant" and last.status == "in_progress" else ""
-    )
     asked = dict(_directives(text))
     if "overloaded" in asked:
         raise EngineOverloaded("the script asked for a refusal")
@@ -208,19 +208,16 @@ def _script(prompt: Prompt, num_tokens: int, tokens_per_s: float) -> _Script:
         chunks = _sentences(text, int(_number(asked.get("tokens"), num_tokens)))
     finish: FinishReason = "tool_calls" if any(chunk.tool_calls for chunk in chunks) else "stop"
     fail_after = int(_number(asked["fail"], 0)) if "fail" in asked else None
-    chunks = _after(chunks, said)
     if prompt.max_output_tokens is not None and len(chunks) > prompt.max_output_tokens:
         chunks, finish = chunks[: prompt.max_output_tokens], "length"
     num_chunks = len(chunks)
-    if fail_after is not None:
-        chunks = chunks[:fail_after]
-    elif chunks:
-        chunks = [*chunks[:-1], msgspec.structs.replace(chunks[-1], finish_reason=finish)]
-    else:
-        chunks = [Chunk(finish_reason=finish)]
+    num_spoken, chunks = _after(chunks if fail_after is None else chunks[:fail_after], prompt.spoken)
+    if fail_after is None:
+        last_chunk = chunks[-1] if chunks else Chunk()
+        chunks = [*chunks[:-1], msgspec.structs.replace(last_chunk, finish_reason=finish)]
     pace = _number(asked.get("pace"), 4.0 if "slow" in asked else tokens_per_s)
-    wait_s = 1e6 if "hang" in asked else _number(asked.get("wait"), 0.0)
-    return _Script(chunks, num_chunks, pace, wait_s, fail_after is not None, "too long" in asked)
+    wait_s = 1e6 if "hang" in asked else 0.0 if prompt.spoken else _number(asked.get("wait"), 0.0)
+    return _Script(chunks, num_chunks, num_spoken, pace, wait_s, fail_after is not None, "too long" in asked)
 
 
 def _directives(text: str) -> Iterator[tuple[str, str]]:
@@ -293,15 +290,16 @@ def _sentences(text: str, num_tokens: int) -> list[Chunk]:
     return chunks
 
 
-def _after(chunks: list[Chunk], said: str) -> list[Chunk]:
-    """What is left of an answer of which a part was said before."""
+def _after(chunks: Sequence[Chunk], spoken: str) -> tuple[int, list[Chunk]]:
+    """How many chunks were spoken to their end, and what is left of the others. Calls are never spoken."""
     for number, chunk in enumerate(chunks):
-        if not said:
-            return chunks[number:]
-        if len(chunk.text) > len(said):
-            return [msgspec.structs.replace(chunk, text=chunk.text[len(said) :]), *chunks[number + 1 :]]
-        said = said[len(chunk.text) :]
-    return []
+        if not spoken or chunk.tool_calls:
+            return number, list(chunks[number:])
+        if len(chunk.text) > len(spoken):
+            rest = msgspec.structs.replace(chunk, text=chunk.text[len(spoken) :])
+            return number, [rest, *chunks[number + 1 :]]
+        spoken = spoken[len(chunk.text) :]
+    return len(chunks), []
 
 
 def _number(text: str | None, default: float) -> float:

@@ -34,7 +34,8 @@ class HermesParser:
 
     def __init__(self) -> None:
         self.num_calls = 0
-        self._buffer = ""  # outside of calls: what may still become a call's opening; inside: the whole call
+        self._buffer = ""  # outside of calls: pieces that may still become a call's opening; inside: the whole call
+        self._num_held = 0  # of the buffer, what came before the newest piece
         self._is_inside = False
         self._is_after_call = False
         self._scan = 0  # inside: up to where the arguments were read, 0 before their start is known
@@ -47,6 +48,7 @@ class HermesParser:
         is_plain = not (self._is_inside or self._is_after_call or self._buffer)
         if is_plain and "<" not in text and not text[-1:].isspace():
             return text, ()  # nearly every piece of an answer without calls
+        self._num_held = len(self._buffer)
         self._buffer += text
         spoken: list[str] = []
         calls: list[ToolCallDelta] = []
@@ -73,6 +75,9 @@ class HermesParser:
             return True
         held = next((n for n in range(len(_OPEN) - 1, 0, -1) if before.endswith(_OPEN[:n])), 0)
         sendable = before[: len(before) - held].rstrip()
+        if len(sendable) < len(before) and not self.num_calls:
+            # Whole pieces only: who goes on with what was sent must find the end of a token there.
+            sendable = before[: self._num_held] if len(sendable) > self._num_held else ""
         spoken.append(sendable)
         self._buffer = before[len(sendable) :]
         return False

@@ -19,7 +19,7 @@ from msgspec import Struct
 from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable
 from engine.prompt import EncodedPrompt, PromptEncoder
 from engine.tool_calls import ForcedCallParser, HermesParser, ToolCallParser, forced_call_schema
-from sessions.generation import Chunk, FinishReason, Prompt, ToolCallDelta, Usage
+from sessions.generation import Chunk, FinishReason, Prompt, ToolCallDelta
 
 log = structlog.get_logger()
 
@@ -96,13 +96,16 @@ class VllmEngine:
         if running is None or running.llm.errored:
             raise EngineUnavailable(self._failure if running is None else "the engine core died")
         encoded = await running.encoder.encode_async(prompt)
+        if encoded.num_left <= 0:
+            yield Chunk(usage=encoded.usage(), finish_reason="length")
+            return
         parser, params = self._parser(running, prompt, encoded)
         request_id = f"{prompt.response_id}.{next(self._attempts)}"
         self._requests[prompt.response_id] = request_id
-        num_input, num_output, num_held, is_first, is_open = len(encoded.token_ids), 0, 0, True, True
-        spelled: list[int] = []
-        said: list[str] = []
-        stream = running.llm.generate(running.tokens_input(encoded.token_ids), params, request_id=request_id)
+        num_output, num_held, is_first, is_open = 0, 0, True, True
+        spelled = list(encoded.spoken_ids)
+        said = [prompt.spoken]
+        stream = running.llm.generate(running.tokens_input(encoded.all_ids), params, request_id=request_id)
         try:
             async for out in stream:
                 completion = out.outputs[0]
@@ -117,7 +120,7 @@ class VllmEngine:
                     is_open = False
                 elif text or calls:  # a token that ends within a character has no text of its own
                     num_output += num_held
-                    usage = Usage(num_input, num_output, out.num_cached_tokens or 0) if is_first else None
+                    usage = encoded.usage(num_output, out.num_cached_tokens or 0) if is_first else None
                     yield Chunk(text, num_held, calls, usage)
                     num_held, is_first = 0, False
             if is_open:
@@ -130,7 +133,7 @@ class VllmEngine:
             finish = _finish_reason(completion.finish_reason, parser)
             if finish != "tool_calls":
                 running.encoder.seed(encoded, "".join(said), spelled)
-            usage = Usage(num_input, num_output + num_held, out.num_cached_tokens or 0)
+            usage = encoded.usage(num_output + num_held, out.num_cached_tokens or 0)
             yield Chunk(text, num_held, calls, usage, finish)
         except running.dead_error as error:
             is_open = False
@@ -248,7 +251,7 @@ class VllmEngine:
 
     def _parser(self, running: "_Running", prompt: Prompt, encoded: EncodedPrompt) -> tuple[ToolCallParser | None, Any]:
         """What reads the answer's tool calls, if it may have any, and the sampling parameters that go with it."""
-        settings = {**running.defaults, "max_tokens": encoded.max_output_tokens}
+        settings = {**running.defaults, "max_tokens": encoded.num_left}
         if not prompt.tools or prompt.tool_choice == "none":
             return None, running.sampling_params(**settings)
         if (schema := forced_call_schema(prompt)) is not None:

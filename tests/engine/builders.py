@@ -28,10 +28,6 @@ def assistant(text: str) -> MessageItem:
     return MessageItem(id=f"item_{next(_numbers)}", role="assistant", content=(OutputText(text),))
 
 
-def partial(text: str) -> MessageItem:
-    return MessageItem(id=f"item_{next(_numbers)}", role="assistant", content=(OutputText(text),), status="in_progress")
-
-
 def call(name: str, arguments: str, call_id: str = "call_1") -> FunctionCallItem:
     return FunctionCallItem(id=f"item_{next(_numbers)}", call_id=call_id, name=name, arguments=arguments)
 
@@ -48,6 +44,7 @@ def make_prompt(
     max_output_tokens: int | None = None,
     truncation: Truncation = "auto",
     session_id: str = "sess_1",
+    spoken: str = "",
 ) -> Prompt:
     return Prompt(
         response_id=f"resp_{next(_numbers)}",
@@ -58,6 +55,7 @@ def make_prompt(
         tool_choice=tool_choice,
         max_output_tokens=max_output_tokens,
         truncation=truncation,
+        spoken=spoken,
     )
 
 

@@ -1,6 +1,7 @@
 """The OpenAI engine before an endpoint that does every wrong thing."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest_asyncio
 
 from engine.base import EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong
 from engine.openai import OpenAIEngine
-from sessions.generation import FunctionChoice, RetentionRatio, ToolCallDelta, Usage
-from tests.engine.builders import WEATHER, answer, assistant, call, make_prompt, output, partial, system, text_of, user
+from sessions.generation import Chunk, FunctionChoice, RetentionRatio, ToolCallDelta, Usage
+from tests.engine.builders import WEATHER, answer, assistant, call, make_prompt, output, system, text_of, user
 from tests.engine.upstream import Request, Upstream, upstream
 
 TIMEOUTS: dict[str, Any] = {
@@ -108,7 +109,6 @@ async def test_the_request_says_it_all(engine: OpenAIEngine, endpoint: Upstream)
         assistant("Hm."),
         call("get_weather", '{"city":"Seoul"}'),
         output("sunny"),
-        partial("It is"),
     )
     choice = FunctionChoice(name="get_weather")
 
@@ -120,12 +120,12 @@ async def test_the_request_says_it_all(engine: OpenAIEngine, endpoint: Upstream)
     assert request.headers["authorization"] == "Bearer key"
     assert request.headers["x-session-id"] == "sess_x"
     body = request.body
-    assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "tool", "assistant"]
+    assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "tool"]
     assert body["messages"][2]["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city":"Seoul"}'}
     assert body["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
     assert body["tools"][0]["function"]["parameters"]["required"] == ["city"]
     assert body["max_completion_tokens"] == 20
-    assert body["continue_final_message"] is True
+    assert "continue_final_message" not in body
 
 
 async def test_what_only_vllm_knows_goes_only_to_vllm(endpoint: Upstream) -> None:
@@ -133,7 +133,7 @@ async def test_what_only_vllm_knows_goes_only_to_vllm(endpoint: Upstream) -> Non
     endpoint.answers = [say_hello]
 
     async with OpenAIEngine(endpoint.url, None, "m", session_header=None, extra_body={"seed": 1}, **TIMEOUTS) as engine:
-        await answer(engine, make_prompt(user("Hi"), partial("Hel")))
+        await answer(engine, make_prompt(user("Hi")))
 
     (request,) = endpoint.requests
     assert set(request.body) == {"model", "messages", "stream", "stream_options", "seed"}
@@ -320,3 +320,64 @@ async def test_an_endpoint_that_is_away_turns_red_and_green_again(endpoint: Upst
 async def test_a_model_that_is_not_there_is_named(endpoint: Upstream) -> None:
     async with OpenAIEngine(endpoint.url, None, "other", **TIMEOUTS) as engine:
         assert "has no model 'other'" in str(engine.failure())
+
+
+def counting(num_tokens: int) -> Any:
+    """Answers a request that is not streamed, as vLLM does, with what it read."""
+
+    async def answer(request: Request) -> None:
+        await request.begin()
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "length"}
+        usage = {"prompt_tokens": num_tokens, "completion_tokens": 1}
+        await request.send(json.dumps({"choices": [choice], "usage": usage}).encode())
+        await request.end(is_done=False)
+
+    return answer
+
+
+async def test_what_was_spoken_is_gone_on_with_and_counted(engine: OpenAIEngine, endpoint: Upstream) -> None:
+    endpoint.answers = [counting(6), counting(9), say_hello]
+
+    chunks = await answer(engine, make_prompt(user("Hi"), max_output_tokens=20, spoken="Well,"))
+
+    *counts, body = [request.body for request in endpoint.requests]
+    assert [message["content"] for message in body["messages"][1:]] == ["Hi", "Well,"]
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert body["max_completion_tokens"] == 17
+    assert [count["messages"][-1]["content"] for count in counts] == ["", "Well,"]
+    assert {count["max_completion_tokens"] for count in counts} == {1}
+    assert text_of(chunks) == "Hello 세계"
+    assert chunks[-1].usage == Usage(6, 8, 4)
+    assert sum(chunk.num_tokens for chunk in chunks) == 5
+
+
+async def test_an_answer_at_its_limit_only_ends(engine: OpenAIEngine, endpoint: Upstream) -> None:
+    endpoint.answers = [counting(6), counting(9), say_hello]
+
+    chunks = await answer(engine, make_prompt(user("Hi"), max_output_tokens=3, spoken="Well,"))
+
+    assert endpoint.requests[-1].body["max_completion_tokens"] == 1
+    assert chunks == [Chunk(usage=Usage(6, 3, 4), finish_reason="length")]
+
+
+@pytest.mark.parametrize("num_counted", [0, 2])
+async def test_an_endpoint_that_cannot_go_on_says_so(
+    engine: OpenAIEngine, endpoint: Upstream, num_counted: int
+) -> None:
+    endpoint.answers = [counting(6)] * num_counted + [refusing(400, "Inkling does not support it")]
+
+    with pytest.raises(EngineError, match=r"cannot be continued.*Inkling") as raised:
+        await answer(engine, make_prompt(user("Hi"), spoken="Well,"))
+
+    assert not raised.value.retryable
+    assert engine.failure() is None
+
+
+async def test_an_endpoint_that_would_begin_anew_is_not_asked(endpoint: Upstream) -> None:
+    endpoint.model = {"id": "m", "owned_by": "openai"}
+
+    async with OpenAIEngine(endpoint.url, None, "m", **TIMEOUTS) as engine:
+        with pytest.raises(EngineError, match="cannot be continued"):
+            await answer(engine, make_prompt(user("Hi"), spoken="Well,"))
+
+    assert endpoint.requests == []

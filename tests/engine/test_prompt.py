@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine.base import EngineError, ModelNotLoadable, PromptTooLong
 from engine.prompt import PromptEncoder
 from sessions.generation import Prompt, RetentionRatio
 from sessions.items import Item
-from tests.engine.builders import WEATHER, assistant, call, make_prompt, output, partial, system, user
+from tests.engine.builders import WEATHER, assistant, call, make_prompt, output, system, user
 
 
 def whole(encoder: PromptEncoder, text: str) -> list[int]:
@@ -83,10 +84,46 @@ def test_tool_choice_none_hides_the_tools(encoder: PromptEncoder) -> None:
     assert "get_weather" not in text
 
 
-def test_an_answer_in_progress_is_gone_on_with(encoder: PromptEncoder) -> None:
-    text = decoded(encoder, make_prompt(user("Hello"), partial("The museum op")))
+def test_what_was_spoken_follows_the_prompt(encoder: PromptEncoder) -> None:
+    prompt = make_prompt(user("Hello"), max_output_tokens=50)
 
-    assert text.endswith("<|im_start|>assistant\nThe museum op")
+    encoded = encoder.encode(replace(prompt, spoken="The museum op"))
+
+    assert encoded.token_ids == encoder.encode(prompt).token_ids
+    assert encoded.spoken_ids == whole(encoder, "The museum op")
+    assert (encoded.max_output_tokens, encoded.num_left) == (50, 50 - len(encoded.spoken_ids))
+
+
+def test_what_was_spoken_changes_no_token_of_the_prompt(tiny_tokenizer: Path) -> None:
+    encoder = PromptEncoder.load(str(tiny_tokenizer), max_context_tokens=2048)
+    encoder.tokenizer.chat_template = "<|im_start|>mus"
+
+    encoded = encoder.encode(make_prompt(spoken="eum"))
+
+    assert encoded.all_ids[1:] == whole(encoder, "mus") + whole(encoder, "eum") != whole(encoder, "museum")
+
+
+def test_a_tokenizer_that_begins_texts_with_a_space_does_not_when_it_goes_on(tiny_tokenizer: Path) -> None:
+    from tokenizers import pre_tokenizers
+
+    loaded = PromptEncoder.load(str(tiny_tokenizer), max_context_tokens=2048)
+    loaded.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    encoder = PromptEncoder(loaded.tokenizer, max_context_tokens=2048)
+
+    encoded = encoder.encode(make_prompt(user("Hello"), spoken="The museum op"))
+
+    assert encoder.tokenizer.decode(encoded.spoken_ids) == "The museum op"
+
+
+def test_what_was_spoken_drops_no_history(tiny_tokenizer: Path) -> None:
+    encoder = PromptEncoder.load(str(tiny_tokenizer), max_context_tokens=1000)
+    prompt = make_prompt(*long_history(40), max_output_tokens=200)
+    begun = encoder.encode(prompt)
+
+    encoded = encoder.encode(replace(prompt, spoken="this " * 150))
+
+    assert encoded.token_ids == begun.token_ids
+    assert len(encoded.all_ids) + encoded.num_left == len(begun.token_ids) + 200
 
 
 def test_no_message_at_all_still_makes_a_prompt(encoder: PromptEncoder) -> None:
@@ -114,13 +151,13 @@ def test_spelled_control_tokens_stay_text(tiny_tokenizer: Path, spelled: str, wh
             call("f", json.dumps({text: [text]})),
             output(text),
             system(text),
-            partial(text),
             instructions=text,
             tools=(tool,),
+            spoken=text,
         )
 
     def num_control_tokens(text: str) -> int:
-        ids = encoder.encode(prompt(text)).token_ids
+        ids = encoder.encode(prompt(text)).all_ids
         control = {encoder.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>")}
         return sum(token_id in control for token_id in ids)
 
@@ -252,6 +289,17 @@ def test_a_seeded_answer_keeps_the_models_own_spelling(encoder: PromptEncoder) -
 
     following = encoder.encode(make_prompt(*prompt.items, assistant("museum"), user("Go on"))).token_ids
     assert seeded
+    assert following[: len(encoded.token_ids) + len(spelled)] == encoded.token_ids + spelled
+
+
+def test_an_answer_that_was_gone_on_with_is_seeded_whole(encoder: PromptEncoder) -> None:
+    prompt = make_prompt(user("Hello"), spoken="The muse")
+    encoded = encoder.encode(prompt)
+    spelled = [*encoded.spoken_ids, *whole(encoder, "um opens.")]
+
+    assert encoder.seed(encoded, "The museum opens.", spelled)
+
+    following = encoder.encode(make_prompt(*prompt.items, assistant("The museum opens."), user("And?"))).token_ids
     assert following[: len(encoded.token_ids) + len(spelled)] == encoded.token_ids + spelled
 
 

@@ -10,7 +10,7 @@ import pytest
 from engine.base import EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong
 from engine.scripted import ScriptedEngine
 from sessions.generation import Chunk, FunctionChoice, FunctionTool
-from tests.engine.builders import WEATHER, answer, make_prompt, output, partial, text_of, user
+from tests.engine.builders import WEATHER, answer, make_prompt, output, text_of, user
 
 
 def arguments_of(chunks: list[Chunk]) -> tuple[list[str | None], list[str]]:
@@ -109,14 +109,46 @@ async def test_refusals_can_be_asked_for(text: str, error: type[EngineError]) ->
 
 
 @pytest.mark.parametrize("num_chars", [0, 1, 7, 30, 90])
-async def test_an_open_answer_is_gone_on_with(num_chars: int) -> None:
+async def test_an_answer_is_gone_on_with_from_within_a_token(num_chars: int) -> None:
     engine = ScriptedEngine(num_tokens=20)
     question = user("Hi")
     whole = text_of(await answer(engine, make_prompt(question)))
 
-    rest = text_of(await answer(engine, make_prompt(question, partial(whole[:num_chars]))))
+    rest = await answer(engine, make_prompt(question, spoken=whole[:num_chars]))
 
-    assert whole[:num_chars] + rest == whole
+    assert whole[:num_chars] + text_of(rest) == whole
+    assert rest[-1].usage is not None
+    assert rest[-1].usage.output_tokens == 20
+
+
+async def test_a_failure_after_so_many_tokens_counts_those_that_were_spoken() -> None:
+    question = user("[fail after 5]")
+    first = ScriptedEngine().generate(make_prompt(question))
+    spoken = "".join([(await anext(first)).text for _ in range(3)])
+
+    stream = ScriptedEngine().generate(make_prompt(question, spoken=spoken))
+
+    assert [(await anext(stream)).finish_reason for _ in range(2)] == [None, None]
+    with pytest.raises(EngineUnavailable):
+        await anext(stream)
+    await first.aclose()
+
+
+async def test_calls_after_spoken_text_are_made_from_their_start() -> None:
+    text = '[echo One moment.] [call get_weather {"city": "Seoul"}]'
+
+    chunks = await answer(ScriptedEngine(), make_prompt(user(text), tools=(WEATHER,), spoken="One moment."))
+
+    assert arguments_of(chunks) == (["get_weather"], ['{"city": "Seoul"}'])
+    assert text_of(chunks) == ""
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+async def test_the_first_token_is_waited_for_once() -> None:
+    async with asyncio.timeout(5):
+        chunks = await answer(ScriptedEngine(), make_prompt(user("[wait 60] [echo One two]"), spoken="One"))
+
+    assert text_of(chunks) == " two"
 
 
 async def test_the_pace_is_kept_without_drift() -> None:

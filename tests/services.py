@@ -178,13 +178,14 @@ class MariadbServer(Service):
     def fresh_database(self) -> Iterator[str]:
         """The URL of an empty database, dropped afterwards."""
         name = f"test_{secrets.token_hex(6)}"
-        self._execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         try:
             yield f"{self.url}/{name}?charset=utf8mb4"
         finally:
-            self._execute(f"DROP DATABASE {name}")
+            self.execute(f"DROP DATABASE {name}")
 
-    def _execute(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
+        """Run one statement."""
         connection = pymysql.connect(host=_HOST, port=self.port, user="flueman", password="flueman")
         with connection, connection.cursor() as cursor:
             cursor.execute(statement)

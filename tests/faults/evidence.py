@@ -1,0 +1,126 @@
+"""What is left when all is over, read without the product's own reading code: rows in MySQL, objects in S3's folder, keys in Redis."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pymysql  # type: ignore[import-untyped]
+import redis
+import zstandard
+from msgspec import Struct
+
+from tests.faults.fleet import Fleet
+
+_EVENT = b',"event":'
+_SEQUENCE = b'{"sequence":'
+
+
+class Turn(Struct, frozen=True):
+    """A row of `turns`."""
+
+    session_id: str
+    number: int | None
+    item_id: str | None
+    text: str | None
+
+
+class Prediction(Struct, frozen=True):
+    """A row of `predictions`. `heard` is None where nothing was told of it."""
+
+    response_id: str
+    session_id: str
+    status: str
+    status_reason: str | None
+    text: str
+    turn_item_id: str | None = None
+    heard: int | None = None
+
+
+class Part(Struct, frozen=True):
+    """An object of the archive: where it says that it is, and the events in it by number."""
+
+    session_id: str
+    first_sequence: int
+    last_sequence: int
+    events: tuple[tuple[int, bytes], ...]
+
+
+class Evidence(Struct):
+    """All that is stored. `sessions` are their statuses; `archived` the ranges that MySQL says are in S3."""
+
+    sessions: dict[str, str | None]
+    turns: list[Turn]
+    predictions: list[Prediction]
+    archived: dict[str, list[tuple[int, int]]]
+    parts: list[Part]
+    num_waiting: int = 0
+    num_dead: int = 0
+    leaked_keys: tuple[str, ...] = ()
+
+
+def gather(fleet: Fleet) -> Evidence:
+    """What this fleet has stored."""
+    evidence = Evidence({}, [], [], {}, [])
+    _read_tables(fleet, evidence)
+    evidence.parts = list(read_parts(fleet.bucket))
+    _read_redis(fleet, evidence)
+    return evidence
+
+
+def _read_tables(fleet: Fleet, evidence: Evidence) -> None:
+    port = fleet.members["mariadb"].service.port
+    connection = pymysql.connect(
+        host="127.0.0.1", port=port, user="flueman", password="flueman", database="flueman", connect_timeout=5
+    )
+    with connection, connection.cursor() as cursor:
+
+        def rows(query: str) -> list[tuple[Any, ...]]:
+            cursor.execute(query)
+            return list(cursor.fetchall())
+
+        evidence.sessions = dict(rows("SELECT session_id, status FROM sessions"))
+        evidence.turns = [Turn(*row) for row in rows("SELECT session_id, number, item_id, text FROM turns")]
+        has_heard = rows("SHOW COLUMNS FROM predictions LIKE 'heard_chars'")
+        heard = "heard_chars" if has_heard else "NULL"
+        query = (
+            f"SELECT p.response_id, p.session_id, p.status, p.status_reason, p.text, t.item_id, p.{heard}"
+            " FROM predictions p LEFT JOIN turns t USING (turn_id)"
+        )
+        evidence.predictions = [Prediction(*row) for row in rows(query.replace("p.NULL", "NULL"))]
+        for session_id, first, last in rows(
+            "SELECT session_id, first_sequence, last_sequence FROM archives WHERE stored_at IS NOT NULL ORDER BY 1, 2"
+        ):
+            evidence.archived.setdefault(session_id, []).append((first, last))
+
+
+def read_parts(bucket: Path) -> Iterator[Part]:
+    """The archive's objects in a folder."""
+    for path in sorted(bucket.rglob("*.jsonl.zst")):
+        first, last = path.name.removesuffix(".jsonl.zst").split("-")
+        lines = zstandard.ZstdDecompressor().decompress(path.read_bytes()).splitlines()
+        yield Part(path.parent.name, int(first), int(last), tuple(_event(line) for line in lines))
+
+
+def _event(line: bytes) -> tuple[int, bytes]:
+    head, mark, event = line.partition(_EVENT)
+    assert mark, line
+    sequence = head.removeprefix(_SEQUENCE).split(b",")[0]
+    return int(sequence), event[:-1]
+
+
+def _read_redis(fleet: Fleet, evidence: Evidence) -> None:
+    port = fleet.members["redis"].service.port
+    leaked: list[str] = []
+    with redis.Redis(port=port) as connection:
+        for key in sorted(key.decode() for key in connection.scan_iter(count=1000)):
+            if key.endswith(":outbox"):
+                evidence.num_waiting += int(connection.xlen(key))
+            elif key.endswith(":dead"):
+                evidence.num_dead += int(connection.xlen(key))
+            elif key.endswith(":owners"):
+                num_owners = int(connection.zcard(key))
+                if num_owners > len(fleet.named("node")):
+                    leaked.append(f"{key} has {num_owners} owners")
+            elif key.endswith(":journal") or int(connection.pttl(key)) < 0:
+                leaked.append(key)
+    evidence.leaked_keys = tuple(leaked)

@@ -20,21 +20,32 @@ from redis.exceptions import ResponseError
 
 from sessions import redis_scripts
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
+from sessions.lost_claims import LostClaims
 from sessions.redis_line import Command, RedisLine, Script
 from sessions.store import (
+    MAX_PART_BYTES,
     Append,
     AppendStatus,
+    DeadLetter,
     Delivery,
     JournalEntry,
     LoadedSession,
     OutboxLag,
+    PlacedItem,
     SessionMeta,
     decode_placed,
+    encode_placed,
 )
 
 _log = structlog.get_logger(__name__)
 
-_STATUS: dict[int, AppendStatus] = {ord("o"): "ok", ord("d"): "dup", ord("g"): "gap", ord("f"): "fenced"}
+_STATUS: dict[int, AppendStatus] = {
+    ord("o"): "ok",
+    ord("d"): "dup",
+    ord("g"): "gap",
+    ord("f"): "fenced",
+    ord("l"): "gone",
+}
 _GROUP = "writer"
 _NUM_SPARE_LINES = 4
 _DURABLE = {
@@ -61,9 +72,15 @@ class StoreNotDurable(SessionError):
 _APPEND = Script(redis_scripts.APPEND)
 _CREATE = Script(redis_scripts.CREATE)
 _CLAIM = Script(redis_scripts.CLAIM)
+_RESTORE = Script(redis_scripts.RESTORE)
+_RENEW = Script(redis_scripts.RENEW)
+_TOLD = Script(redis_scripts.TOLD)
+_SURRENDER = Script(redis_scripts.SURRENDER)
+_LAPSED = Script(redis_scripts.LAPSED)
 _TRIM = Script(redis_scripts.TRIM)
 _RECLAIM = Script(redis_scripts.RECLAIM)
 _BURY = Script(redis_scripts.BURY)
+_REVIVE = Script(redis_scripts.REVIVE)
 
 
 class RedisStore:
@@ -98,6 +115,9 @@ class RedisStore:
         for line in spare_lines:
             self._spare_lines.put_nowait(line)
         self._next_shard = itertools.cycle(range(num_shards))
+        self._lease_ms: dict[str, int] = {}
+        self._adopts_from_s: dict[str, float] = {}
+        self._lost_claims = LostClaims()
 
     async def __aenter__(self) -> Self:
         try:
@@ -116,36 +136,98 @@ class RedisStore:
     async def ping(self) -> None:
         await self._ask(("PING",))
 
-    async def create(self, meta: SessionMeta, owner: str) -> int:
-        epoch = await self._run(_CREATE, meta.session_id, meta.session_id, owner, _encode_meta(meta))
+    async def create(self, meta: SessionMeta, owner: str) -> str:
+        session_id = meta.session_id
+        epoch = await self._run(_CREATE, session_id, session_id, *self._claimer(owner), _encode_meta(meta))
         if epoch is None:
-            raise SessionError(f"session {meta.session_id} exists already")
-        return int(epoch)
+            raise SessionError(f"session {session_id} exists already")
+        return _text(epoch)
 
-    async def claim(self, session_id: str, owner: str) -> LoadedSession:
-        reply = await self._run(_CLAIM, session_id, session_id, owner)
+    async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
+        whose = () if user_id is None else (user_id,)
+        try:
+            reply = await self._run(_CLAIM, session_id, session_id, *self._claimer(owner), "", *whose)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._lost_claims.add(owner, [session_id])
+            raise
+        self._lost_claims.discard(owner, session_id)
         if reply is None:
             raise SessionNotFound(session_id)
-        state, items = (dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply)
-        return LoadedSession(
-            meta=_decode_meta(state[b"meta"]),
-            epoch=int(state[b"epoch"]),
-            next_sequence=int(state[b"next"]),
-            archived_sequence=int(state[b"archived"]),
-            config=state.get(b"config", b""),
-            items=tuple(sorted(map(decode_placed, items.values()), key=lambda placed: (placed.rank, placed.item.id))),
-        )
+        return _loaded(reply)
+
+    async def renew(self, owner: str, lease_s: float) -> list[str]:
+        lease_ms = max(1, int(lease_s * 1000))
+        replies = await self._run_everywhere(_RENEW, owner, lease_ms)
+        if owner in self._lease_ms and not all(had_lease for had_lease, _ in replies):
+            # Redis was away, or we were. The others may have had no chance yet to renew theirs: all would look dead.
+            self._adopts_from_s[owner] = asyncio.get_running_loop().time() + lease_s
+        self._lease_ms[owner] = lease_ms
+        taken = {outbox: ids for outbox, (_, ids) in zip(self._outboxes, replies, strict=True) if ids}
+        if taken:
+            # Only now they are told: had the reply been lost, the next call would bring them.
+            async with self._line() as line:
+                await line.run(_TOLD, *((outbox, owner, *ids) for outbox, ids in taken.items()))
+        return [_text(session_id) for ids in taken.values() for session_id in ids[::2]]
+
+    async def adopt(self, owner: str, limit: int) -> list[LoadedSession]:
+        """As the protocol says; but nothing within a lease's time after the owner's own lease had lapsed."""
+        if limit <= 0 or asyncio.get_running_loop().time() < self._adopts_from_s.get(owner, 0.0):
+            return []
+        owner_of: dict[str, str] = dict.fromkeys(self._lost_claims.take(owner, limit), owner)
+        try:
+            for found in await self._run_everywhere(_LAPSED, owner, limit):
+                owner_of |= zip(map(_text, found[::2]), map(_text, found[1::2]), strict=True)
+            calls = [
+                (self._outbox(session_id), session_id, *self._claimer(owner), former)
+                for session_id, former in itertools.islice(owner_of.items(), limit)
+            ]
+            if not calls:
+                return []
+            async with self._line() as line:
+                replies = await line.run(_CLAIM, *calls)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._lost_claims.add(owner, owner_of)
+            raise
+        return [_loaded(reply) for reply in replies if reply is not None]
+
+    async def surrender(self, owner: str) -> None:
+        self._lease_ms.pop(owner, None)
+        self._adopts_from_s.pop(owner, None)
+        await self._run_everywhere(_SURRENDER, owner)
+
+    async def restore(
+        self,
+        meta: SessionMeta,
+        owner: str,
+        epoch: str,
+        *,
+        next_sequence: int,
+        config: bytes,
+        items: Sequence[PlacedItem],
+    ) -> str | None:
+        session_id = meta.session_id
+        arguments: list[str | bytes | int] = [session_id, *self._claimer(owner), epoch]
+        arguments += [next_sequence, next_sequence - 1, _encode_meta(meta), config]
+        for placed in items:
+            arguments += [placed.item.id, encode_placed(placed)]
+        restored = await self._run(_RESTORE, session_id, *arguments)
+        return None if restored is None else _text(restored)
 
     async def append(self, batch: Sequence[Append]) -> list[AppendStatus]:
         if not batch:
             return []
         if len(self._outboxes) == 1:
-            (reply,) = await self._append_line.run(_APPEND, _append_call(self._outboxes[0], batch))
+            call = _append_call(self._outboxes[0], batch)
+            if sum(map(len, call)) > MAX_PART_BYTES:
+                return await self._append_in_halves(batch)
+            (reply,) = await self._append_line.run(_APPEND, call)
             return [_STATUS[status] for status in reply]
         shards: dict[str, list[int]] = {}
         for index, part in enumerate(batch):
             shards.setdefault(self._outbox(part.session_id), []).append(index)
         calls = [_append_call(outbox, [batch[index] for index in indexes]) for outbox, indexes in shards.items()]
+        if sum(map(len, itertools.chain.from_iterable(calls))) > MAX_PART_BYTES:
+            return await self._append_in_halves(batch)
         replies = await self._append_line.run(_APPEND, *calls)
         statuses = {
             index: _STATUS[status]
@@ -153,6 +235,13 @@ class RedisStore:
             for index, status in zip(indexes, reply, strict=True)
         }
         return [statuses[index] for index in range(len(batch))]
+
+    async def _append_in_halves(self, batch: Sequence[Append]) -> list[AppendStatus]:
+        # Redis closes the connection on more than it takes at once, and would for ever: what is too large alone is refused here.
+        if len(batch) == 1:
+            return ["gap"]
+        half = len(batch) // 2
+        return [*await self.append(batch[:half]), *await self.append(batch[half:])]
 
     async def journal(self, session_id: str, after: int, limit: int) -> list[JournalEntry]:
         key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:journal"
@@ -225,15 +314,48 @@ class RedisStore:
         async with self._line() as line:
             await line.run(_BURY, (outbox, entry_id, delivery.record, delivery.num_deliveries, error))
 
+    async def dead(self, limit: int) -> list[DeadLetter]:
+        letters = await self._oldest_dead(limit)
+        return [
+            DeadLetter(fields[b"record"], _text(fields[b"error"]), int(fields[b"deliveries"]))
+            for _, _, fields in letters
+        ]
+
+    async def revive(self, limit: int) -> int:
+        ids: dict[str, list[bytes]] = {}
+        for outbox, entry_id, _ in await self._oldest_dead(limit):
+            ids.setdefault(outbox, []).append(entry_id)
+        if not ids:
+            return 0
+        calls: list[Command] = [(outbox, *entry_ids) for outbox, entry_ids in ids.items()]
+        async with self._line() as line:
+            return sum(await line.run(_REVIVE, *calls))
+
     async def lag(self) -> OutboxLag:
         commands: list[Command] = [("TIME",)]
         for outbox in self._outboxes:
-            dead = outbox.removesuffix("outbox") + "dead"
-            commands += [("XLEN", outbox), ("XRANGE", outbox, "-", "+", "COUNT", 1), ("XLEN", dead)]
+            commands += [("XLEN", outbox), ("XRANGE", outbox, "-", "+", "COUNT", 1), ("XLEN", _dead(outbox))]
         (seconds, microseconds), *replies = await self._ask(*commands)
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
         oldest_ms = min((int(entries[0][0].partition(b"-")[0]) for entries in replies[1::3] if entries), default=now_ms)
         return OutboxLag(pending=sum(replies[::3]), oldest_s=max(0, now_ms - oldest_ms) / 1000, dead=sum(replies[2::3]))
+
+    async def _oldest_dead(self, limit: int) -> list[tuple[str, bytes, dict[bytes, bytes]]]:
+        """The outbox, id and fields of each."""
+        if limit <= 0:
+            return []
+        replies = await self._ask(*(("XRANGE", _dead(outbox), "-", "+", "COUNT", limit) for outbox in self._outboxes))
+        letters = [
+            (outbox, entry_id, dict(zip(fields[::2], fields[1::2], strict=True)))
+            for outbox, entries in zip(self._outboxes, replies, strict=True)
+            for entry_id, fields in entries
+        ]
+        letters.sort(key=lambda letter: tuple(map(int, letter[1].split(b"-"))))
+        return letters[:limit]
+
+    def _claimer(self, owner: str) -> tuple[str, int]:
+        """The owner, and how long it is known to live from now on: not at all before it renewed its lease."""
+        return owner, self._lease_ms.get(owner, 0)
 
     def _outbox(self, session_id: str) -> str:
         return self._outboxes[zlib.crc32(session_id.encode()) % len(self._outboxes)]
@@ -258,6 +380,12 @@ class RedisStore:
         async with self._line() as line:
             (reply,) = await line.run(script, (self._outbox(session_id), *arguments))
             return reply
+
+    async def _run_everywhere(self, script: Script, *arguments: str | bytes | int) -> list[Any]:
+        """The reply of each shard."""
+        async with self._line() as line:
+            calls: list[Command] = [(outbox, *arguments) for outbox in self._outboxes]
+            return await line.run(script, *calls)
 
     async def _check_durable(self) -> None:
         try:
@@ -289,7 +417,28 @@ class RedisStore:
             await line.close()
 
 
-def _append_call(outbox: str, batch: Sequence[Append]) -> Command:
+def _text(reply: bytes) -> str:
+    return reply.decode()
+
+
+def _dead(outbox: str) -> str:
+    return outbox.removesuffix("outbox") + "dead"
+
+
+def _loaded(reply: Sequence[Sequence[bytes]]) -> LoadedSession:
+    """What `redis_scripts.CLAIM` answered."""
+    state, items = (dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply)
+    return LoadedSession(
+        meta=_decode_meta(state[b"meta"]),
+        epoch=_text(state[b"epoch"]),
+        next_sequence=int(state[b"next"]),
+        archived_sequence=int(state[b"archived"]),
+        config=state.get(b"config", b""),
+        items=tuple(sorted(map(decode_placed, items.values()), key=lambda placed: (placed.rank, placed.item.id))),
+    )
+
+
+def _append_call(outbox: str, batch: Sequence[Append]) -> tuple[str | bytes, ...]:
     """The key and arguments of `redis_scripts.APPEND`; the live path: kept flat, and short for a session with events only."""
     header: list[object] = []
     blobs: list[bytes] = []
@@ -297,8 +446,9 @@ def _append_call(outbox: str, batch: Sequence[Append]) -> Command:
         first = part.first_sequence
         after = first + len(part.events)
         blobs.append(b"\n".join(part.events))
-        if part.records or part.saved_items or part.dropped_items or part.config is not None:
-            extras: object = (len(part.records), part.dropped_items, tuple(part.saved_items), part.config is not None)
+        if part.records or part.saved_items or part.dropped_items or part.config is not None or part.ends:
+            saved_ids = tuple(part.saved_items)
+            extras: object = (len(part.records), part.dropped_items, saved_ids, part.config is not None, part.ends)
             blobs += part.records
             blobs += part.saved_items.values()
             if part.config is not None:
@@ -307,7 +457,7 @@ def _append_call(outbox: str, batch: Sequence[Append]) -> Command:
             extras = False
         header += (
             part.session_id,
-            str(part.epoch),
+            part.epoch,
             str(first),
             str(after - 1),
             str(after),

@@ -16,6 +16,9 @@ from sessions.items import Item
 
 AppendStatus = Literal["ok", "dup", "gap", "fenced", "gone"]
 
+# No store takes a larger part, however often it is asked.
+MAX_PART_BYTES = 64 * 1024 * 1024
+
 
 class SessionMeta(Struct, frozen=True):
     """What never changes about a session. Times are milliseconds since the epoch, UTC."""
@@ -133,10 +136,13 @@ class Store(Protocol):
         """Take the session over under the next epoch and load it; `SessionNotFound` when there is none, or not of that user."""
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
-        """Extend the owner's lease by the store's clock; ids of its sessions that others have claimed since the last call."""
+        """Extend the owner's lease by the store's clock; ids of its sessions that others have claimed since the last call that returned."""
 
     async def adopt(self, owner: str, limit: int) -> list[LoadedSession]:
-        """Claim up to `limit` sessions whose owner has no lease any more. A session that ended has no owner and is never among them."""
+        """Claim up to `limit` sessions whose owner has no lease, and those that this owner claimed without learning of it.
+
+        A session that ended has no owner and is never among them. Who never renewed has no lease: renew first, or others adopt in turn.
+        """
 
     async def surrender(self, owner: str) -> None:
         """End the owner's lease now: others may adopt its sessions."""
@@ -161,7 +167,8 @@ class Store(Protocol):
         """Commit each session's part atomically and durably, in one round trip for all; a status for each, in order.
 
         `dup`: these events are already there (a retry after a lost reply), nothing was changed. `gap`: `first_sequence` is not the next
-        number. `fenced`: another epoch owns the session. `gone`: the store lost the session, or knows only an earlier epoch of it. After `dup` the caller may go on as after `ok`.
+        number, or the part is larger than `MAX_PART_BYTES`. `fenced`: another epoch owns the session. `gone`: the store lost the session,
+        or knows only an earlier epoch of it. After `dup` the caller may go on as after `ok`.
         """
 
     async def journal(self, session_id: str, after: int, limit: int) -> list[JournalEntry]:

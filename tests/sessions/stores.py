@@ -1,12 +1,21 @@
-"""Builders and readers for the tests of the stores."""
+"""Builders and readers for the tests of the stores, and what puts a store back to an older state."""
 
+import asyncio
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from redis import Redis
 
 from sessions.items import InputText, MessageItem
-from sessions.store import Append, PlacedItem, SessionMeta, Store, encode_placed
+from sessions.store import Append, LoadedSession, PlacedItem, SessionMeta, Store, encode_placed
 
 SESSION = "sess_01JD0000000000000000000000"
 OTHER = "sess_01JD0000000000000000000001"
+# Of a session that "node-1" created.
+FIRST_EPOCH = "1.node-1"
 
 
 def make_meta(session_id: str = SESSION) -> SessionMeta:
@@ -18,16 +27,17 @@ def make_append(
     events: Sequence[bytes] = (b'{"n":1}',),
     *,
     session_id: str = SESSION,
-    epoch: int = 1,
+    epoch: str = FIRST_EPOCH,
     at_ms: int = 1_795_305_600_456,
     records: Sequence[bytes] = (),
     saved: Sequence[PlacedItem] = (),
     dropped: Sequence[str] = (),
     config: bytes | None = None,
+    ends: bool = False,
 ) -> Append:
     saved_items = {placed.item.id: encode_placed(placed) for placed in saved}
     return Append(
-        session_id, epoch, first_sequence, at_ms, list(events), list(records), saved_items, list(dropped), config
+        session_id, epoch, first_sequence, at_ms, list(events), list(records), saved_items, list(dropped), config, ends
     )
 
 
@@ -48,6 +58,72 @@ async def take_all(store: Store) -> list[bytes]:
     while taken := await take_records(store):
         records += taken
     return records
+
+
+async def adopt_when_lapsed(store: Store, owner: str, limit: int = 100) -> list[LoadedSession]:
+    """What there is to adopt, once there is something: a lease runs by the store's clock, which nobody can wait on."""
+    async with asyncio.timeout(30):
+        while not (adopted := await store.adopt(owner, limit)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return adopted
+
+
+class Backup(Protocol):
+    """A store's data, behind its back."""
+
+    def take(self) -> None:
+        """Remember the state of now."""
+
+    def put_back(self) -> None:
+        """The store is as it was then."""
+
+    def wipe(self) -> None:
+        """The store is empty."""
+
+
+class RedisBackup:
+    """Every key of a Redis."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._dumps: dict[bytes, bytes] = {}
+
+    def take(self) -> None:
+        with Redis.from_url(self._url) as client:
+            self._dumps = {key: client.dump(key) for key in client.scan_iter()}
+
+    def put_back(self) -> None:
+        with Redis.from_url(self._url) as client:
+            client.flushall()
+            for key, dump in self._dumps.items():
+                client.restore(key, 0, dump)
+
+    def wipe(self) -> None:
+        with Redis.from_url(self._url) as client:
+            client.flushall()
+
+
+class SqliteBackup:
+    """Every page of a SQLite database."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._copy = path.with_suffix(".backup")
+
+    def take(self) -> None:
+        self._write(self._path, self._copy)
+
+    def put_back(self) -> None:
+        self._write(self._copy, self._path)
+
+    def wipe(self) -> None:
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as database:
+            for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                database.execute(f"DELETE FROM {table}")
+
+    def _write(self, source: Path, target: Path) -> None:
+        with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(target)) as other:
+            database.backup(other)
 
 
 async def check_mixed_batch(store: Store) -> None:

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from sessions.errors import SessionNotFound, StoreUnavailable
+from sessions.redis_line import Script
 from sessions.redis_store import RedisStore, StoreNotDurable
 from tests.services import RedisServer, redis_server, tcp_proxy
 from tests.sessions.stores import (
@@ -58,7 +59,7 @@ async def test_a_final_session_expires_and_leaves_no_key(own_redis: RedisServer,
         assert all(0 < lifetime <= 300 for lifetime in lifetimes)
         with pytest.raises(SessionNotFound):
             await store.claim(SESSION, "node-3")
-        assert await store.append([make_append(3)]) == ["fenced"]
+        assert await store.append([make_append(3)]) == ["gone"]
         await store.trim(SESSION, 2, final=True)
         assert await redis.keys("*:sess_*") == []
 
@@ -243,3 +244,198 @@ async def test_appends_at_once_each_get_their_own_answer(redis_store: RedisStore
     statuses = await asyncio.gather(*(redis_store.append([part]) for part in parts))
 
     assert statuses == [["ok"] if number % 3 else ["gap"] for number in range(30)]
+
+
+async def test_no_owner_and_no_key_of_one_stays(own_redis: RedisServer, redis: Redis) -> None:
+    """A node that ended, one that was killed, and one whose sessions were never ended and expire."""
+    async with RedisStore(own_redis.url, retention_s=0.05) as store:
+        ids = [f"sess_{number:026}" for number in range(4)]
+        for session_id, owner in zip(ids, ("node-1", "node-1", "node-2", "node-3"), strict=True):
+            await store.create(make_meta(session_id), owner)
+            await store.renew(owner, 60)
+        ends = [make_append(1, [], session_id=session_id, ends=True) for session_id in ids]
+        ends[2].epoch = "1.node-2"
+        await store.append(ends[:1])
+        epoch = (await store.claim(ids[1], "node-2")).epoch
+        await store.renew("node-1", 60)
+        ends[1].epoch = epoch
+        assert await store.append(ends[1:3]) == ["ok", "ok"]
+        for session_id in ids:
+            await store.trim(session_id, 0, final=True)
+        while await redis.keys("*:sess_*"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        expired = await redis.smembers("fl:{0}:owned:node-3")
+
+        await store.renew("node-3", 60)
+        await store.surrender("node-1")
+        for owner in ("node-2", "node-3"):
+            await store.renew(owner, 0.001)
+        await asyncio.sleep(0.01)
+        await store.renew("node-4", 60)
+        await store.adopt("node-4", 10)
+
+        assert expired == {ids[3].encode()}
+        assert sorted(await redis.keys("*")) == [b"fl:{0}:outbox", b"fl:{0}:owners"]
+        assert await redis.zrange("fl:{0}:owners", 0, -1) == [b"node-4"]
+
+
+async def test_expired_sessions_of_a_dead_owner_are_forgotten_with_it(own_redis: RedisServer, redis: Redis) -> None:
+    async with RedisStore(own_redis.url, retention_s=0.05) as store:
+        await store.create(make_meta(), "node-1")
+        await store.trim(SESSION, 0, final=True)
+        while await redis.keys("*:sess_*"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+        assert await store.adopt("node-2", 10) == []
+        assert await redis.keys("*") == [b"fl:{0}:outbox"]
+
+
+async def test_what_was_taken_from_an_owner_that_never_comes_back_expires(
+    redis_store: RedisStore, redis: Redis
+) -> None:
+    await redis_store.create(make_meta(), "node-1")
+    await redis_store.claim(SESSION, "node-2")
+
+    assert 0 < await redis.pttl("fl:{0}:taken:node-1") <= 3_600_000
+
+
+async def test_owners_have_sessions_on_every_shard(own_redis: RedisServer) -> None:
+    async with RedisStore(own_redis.url, num_shards=3) as store:
+        ids = [f"sess_{number:026}" for number in range(20)]
+        for session_id in ids:
+            await store.create(make_meta(session_id), "node-1")
+        await store.renew("node-1", 60)
+        await store.renew("node-2", 60)
+        early = await store.adopt("node-2", 100)
+        for session_id in ids[:6]:
+            await store.claim(session_id, "node-2")
+        told = [await store.renew("node-1", 60), await store.renew("node-1", 60)]
+        await store.surrender("node-1")
+
+        adopted = [await store.adopt("node-2", 9) for _ in range(3)]
+
+        assert early == []
+        assert [sorted(taken) for taken in told] == [ids[:6], []]
+        assert [len(sessions) for sessions in adopted] == [9, 5, 0]
+        assert sorted(loaded.meta.session_id for sessions in adopted for loaded in sessions) == ids[6:]
+
+
+async def test_dead_letters_of_every_shard_are_revived_oldest_first(own_redis: RedisServer) -> None:
+    async with RedisStore(own_redis.url, num_shards=3) as store:
+        records = [f"{number}".encode() for number in range(5)]
+        for record in records:
+            await store.enqueue([record])
+            (delivery,) = await store.take("writer-1", 1, 1)
+            await store.bury(delivery, "poison")
+            # A letter's age is counted in milliseconds.
+            await asyncio.sleep(0.002)
+
+        dead = await store.dead(4)
+        num_revived = [await store.revive(4), (await store.lag()).dead, await store.revive(4)]
+
+        assert [letter.record for letter in dead] == records[:4]
+        assert num_revived == [4, 1, 1]
+        assert sorted([delivery.record for delivery in await store.take("writer-1", 9, 1)]) == records
+
+
+async def load_claim(store: RedisStore) -> None:
+    """Redis knows the script from here on: the next reply is that of a claim that was done."""
+    with pytest.raises(SessionNotFound):
+        await store.claim("sess_unknown", "node-2")
+
+
+async def test_a_claim_whose_reply_was_lost_is_adopted_by_the_claimer(own_redis: RedisServer) -> None:
+    """P6: a session of a living owner that knows nothing of it would wait for ever."""
+    async with tcp_proxy(own_redis.port) as proxy, RedisStore(f"redis://127.0.0.1:{proxy.port}") as store:
+        await store.create(make_meta(), "node-1")
+        await store.renew("node-1", 60)
+        await store.renew("node-2", 60)
+        await load_claim(store)
+
+        proxy.lose_next_reply()
+        with pytest.raises(StoreUnavailable):
+            await store.claim(SESSION, "node-2")
+
+        assert [loaded.epoch for loaded in await store.adopt("node-2", 10)] == ["3.node-2"]
+        assert await store.adopt("node-2", 10) == []
+
+
+async def test_a_claim_that_was_lost_and_repeated_is_not_adopted(own_redis: RedisServer) -> None:
+    async with tcp_proxy(own_redis.port) as proxy, RedisStore(f"redis://127.0.0.1:{proxy.port}") as store:
+        await load_claim(store)
+        for session_id in (SESSION, OTHER):
+            await store.create(make_meta(session_id), "node-1")
+            proxy.lose_next_reply()
+            with pytest.raises(StoreUnavailable):
+                await store.claim(session_id, "node-2")
+        await store.claim(SESSION, "node-2")
+        await store.claim(OTHER, "node-3")
+        await store.renew("node-3", 60)
+
+        assert await store.adopt("node-2", 10) == []
+        part = make_append(1, epoch="3.node-2")
+        assert await store.append([part]) == ["ok"]
+
+
+async def test_an_adoption_whose_reply_was_lost_comes_again(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P6."""
+    async with tcp_proxy(own_redis.port) as proxy, RedisStore(f"redis://127.0.0.1:{proxy.port}") as store:
+        await store.create(make_meta(), "node-1")
+        await store.renew("node-2", 60)
+        await load_claim(store)
+        search = store._run_everywhere
+
+        async def search_and_cut(script: Script, *arguments: str | bytes | int) -> list[object]:
+            found = await search(script, *arguments)
+            proxy.lose_next_reply()
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "_run_everywhere", search_and_cut)
+            with pytest.raises(StoreUnavailable):
+                await store.adopt("node-2", 10)
+
+        assert [loaded.epoch for loaded in await store.adopt("node-2", 10)] == ["3.node-2"]
+
+
+async def test_what_was_taken_is_told_again_when_the_reply_was_lost(own_redis: RedisServer) -> None:
+    async with tcp_proxy(own_redis.port) as proxy, RedisStore(f"redis://127.0.0.1:{proxy.port}") as store:
+        await store.create(make_meta(), "node-1")
+        await store.renew("node-1", 60)
+        await store.claim(SESSION, "node-2")
+
+        proxy.lose_next_reply()
+        with pytest.raises(StoreUnavailable):
+            await store.renew("node-1", 60)
+
+        assert [await store.renew("node-1", 60), await store.renew("node-1", 60)] == [[SESSION], []]
+
+
+async def test_after_an_outage_nobody_is_adopted_who_could_not_renew(own_redis: RedisServer) -> None:
+    """P9: all leases lapse while Redis is away; the first to be back must not take everything from those who live."""
+    async with RedisStore(own_redis.url) as store:
+        await store.create(make_meta(), "node-1")
+        for owner in ("node-1", "node-2"):
+            await store.renew(owner, 0.2)
+        own_redis.kill()
+        await asyncio.sleep(0.3)
+        own_redis.start()
+
+        await store.renew("node-2", 0.2)
+        early = await store.adopt("node-2", 10)
+        async with asyncio.timeout(10):
+            while not (adopted := await store.adopt("node-2", 10)):
+                await store.renew("node-2", 0.2)
+                await asyncio.sleep(0.01)
+
+        assert early == []
+        assert [loaded.epoch for loaded in adopted] == ["2.node-2"]
+
+
+async def test_a_session_of_the_former_shape_is_claimed(redis_store: RedisStore, redis: Redis) -> None:
+    await redis_store.create(make_meta(), "node-1")
+    await redis.hset(f"fl:{{0}}:{SESSION}:state", "epoch", "7")
+
+    assert (await redis_store.claim(SESSION, "node-2")).epoch == "8.node-2"

@@ -23,9 +23,9 @@ async def test_a_created_session_is_loaded_as_it_was_created(store: Store) -> No
 
     loaded = await store.claim(SESSION, "node-2")
 
-    assert epoch == 1
+    assert epoch == "1.node-1"
     assert loaded.meta == make_meta()
-    assert (loaded.epoch, loaded.next_sequence, loaded.archived_sequence) == (2, 1, 0)
+    assert (loaded.epoch, loaded.next_sequence, loaded.archived_sequence) == ("2.node-2", 1, 0)
     assert (loaded.config, loaded.items) == (b"", ())
 
 
@@ -34,13 +34,13 @@ async def test_every_claim_raises_the_epoch(store: Store) -> None:
 
     epochs = [(await store.claim(SESSION, owner)).epoch for owner in ("node-2", "node-1", "node-1")]
 
-    assert epochs == [2, 3, 4]
+    assert epochs == ["2.node-2", "3.node-1", "4.node-1"]
 
 
 async def test_a_repeated_create_finds_its_own_session_and_refuses_anothers(store: Store) -> None:
     await store.create(make_meta(), "node-1")
 
-    assert await store.create(make_meta(), "node-1") == 1
+    assert await store.create(make_meta(), "node-1") == "1.node-1"
     with pytest.raises(SessionError, match="exists"):
         await store.create(make_meta(), "node-2")
 
@@ -64,7 +64,7 @@ async def test_ping_answers(store: Store) -> None:
     await store.ping()
 
 
-async def test_append_answers_ok_dup_gap_and_fenced(store: Store) -> None:
+async def test_append_answers_ok_dup_gap_fenced_and_gone(store: Store) -> None:
     """P3, P4."""
     await store.create(make_meta(), "node-1")
     events = [b'{"n":1}', b'{"n":2}']
@@ -73,12 +73,14 @@ async def test_append_answers_ok_dup_gap_and_fenced(store: Store) -> None:
     assert await store.append([make_append(1, events)]) == ["dup"]
     assert await store.append([make_append(4)]) == ["gap"]
     assert await store.append([make_append(2, [b"{}", b"{}"])]) == ["gap"]
-    assert await store.append([make_append(3, epoch=2)]) == ["fenced"]
+    assert await store.append([make_append(3, epoch="2.node-2")]) == ["gone"]
+    assert await store.append([make_append(1, epoch="1.node-2")]) == ["fenced"]
     await store.claim(SESSION, "node-2")
     assert await store.append([make_append(3)]) == ["fenced"]
     assert await store.append([make_append(1, events)]) == ["fenced"]
-    assert await store.append([make_append(3, epoch=2)]) == ["ok"]
-    assert await store.append([make_append(1, session_id=OTHER)]) == ["fenced"]
+    assert await store.append([make_append(3, epoch="2.node-2")]) == ["ok"]
+    assert await store.append([make_append(4, epoch="10.node-1")]) == ["gone"]
+    assert await store.append([make_append(1, session_id=OTHER)]) == ["gone"]
     assert await store.append([]) == []
     assert await read_events(store) == [*events, b'{"n":1}']
     assert (await store.claim(SESSION, "node-3")).next_sequence == 4
@@ -105,11 +107,13 @@ async def test_a_part_that_is_not_committed_leaves_nothing_behind(store: Store) 
     changes = make_append(2, records=[b"record"], saved=[make_placed("item_2", 2.0)], dropped=["item_1"], config=b"new")
 
     fenced = await store.append([changes])
-    changes.epoch, changes.first_sequence = 2, 7
+    changes.epoch, changes.first_sequence = "2.node-2", 7
     gap = await store.append([changes])
+    changes.epoch = "3.node-1"
+    gone = await store.append([changes])
 
     loaded = await store.claim(SESSION, "node-3")
-    assert (fenced, gap) == (["fenced"], ["gap"])
+    assert (fenced, gap, gone) == (["fenced"], ["gap"], ["gone"])
     assert [placed.item.id for placed in loaded.items] == ["item_1"]
     assert loaded.config == b"old"
     assert await take_records(store) == []
@@ -233,7 +237,7 @@ async def test_a_session_goes_on_after_everything_was_archived(store: Store) -> 
     await store.trim(SESSION, 2, final=True)
     loaded = await store.claim(SESSION, "node-2")
 
-    status = await store.append([make_append(loaded.next_sequence, [b"3"], epoch=2)])
+    status = await store.append([make_append(loaded.next_sequence, [b"3"], epoch=loaded.epoch)])
 
     assert status == ["ok"]
     assert [(entry.first_sequence, entry.events) for entry in await store.journal(SESSION, 0, 10)] == [(3, (b"3",))]

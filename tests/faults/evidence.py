@@ -70,7 +70,7 @@ def gather(fleet: Fleet) -> Evidence:
 def _read_tables(fleet: Fleet, evidence: Evidence) -> None:
     port = fleet.members["mariadb"].service.port
     connection = pymysql.connect(
-        host="127.0.0.1", port=port, user="flueman", password="flueman", database="flueman", connect_timeout=5
+        host="127.0.0.1", port=port, user="flueman", password="flueman", database=fleet.database, connect_timeout=5
     )
     with connection, connection.cursor() as cursor:
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import resource
+import secrets
 import signal
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -25,6 +26,7 @@ LEASE_S = 1.0
 GRACE_S = 8.0
 UP_AGAIN_S = 60.0
 _WATCH_S = 0.05
+_STORES = ("redis", "mariadb", "s3")
 _LONGEST_DOWN_S = 1.0
 
 _SETTINGS = {
@@ -132,7 +134,7 @@ class Fleet:
         self.directory = directory
         self.members: dict[str, Member] = {}
         self.proxies: dict[str, Proxy] = {}
-        self.settings: dict[str, str] = {}
+        self.database = f"faults_{secrets.token_hex(6)}"
         self.bucket: Path = directory
         self.is_mending = False
         self.num_starts = 0
@@ -182,11 +184,11 @@ class Fleet:
                 found += [f"{member.name}: {line}" for line in lines if any(mark in line for mark in marks)]
         return found
 
-    async def open_road(self, stack: AsyncExitStack, owner: str, target: Member, kind: str) -> Proxy:
-        """A proxy before `target`."""
-        proxy = await stack.enter_async_context(open_proxy(f"{kind}-{owner}", target.service.port))
+    async def open_road(self, stack: AsyncExitStack, begin: str, target: str) -> Proxy:
+        """A proxy for those who come from `begin`."""
+        proxy = await stack.enter_async_context(open_proxy(f"{begin}-{target}", self.members[target].service.port))
         self.proxies[proxy.name] = proxy
-        self._targets.setdefault(target.name, []).append(proxy)
+        self._targets.setdefault(target, []).append(proxy)
         return proxy
 
 
@@ -199,53 +201,71 @@ async def open_fleet(
     num_writers: int = 2,
     bugs: Mapping[str, str] | None = None,
     changes: Mapping[str, str] | None = None,
+    mariadb_service: services.MariadbServer | None = None,
 ) -> AsyncIterator[Fleet]:
-    """A fleet that runs and is tended; everything of it is stopped at the end. `bugs` are planted by member, or by kind of member."""
+    """A fleet that runs and is tended; everything of it is stopped at the end. `bugs` are planted by member, or by kind of member.
+
+    It has servers of its own, but for `mariadb_service`, which is brought back at the end.
+    """
     fleet = Fleet(directory)
+    names = [f"node{number}" for number in range(1, num_nodes + 1)]
+    names += [f"writer{number}" for number in range(1, num_writers + 1)]
+    bugs = bugs or {}
     async with AsyncExitStack() as stack:
-        redis = fleet.add("redis", stack.enter_context(services.redis_server(_folder(directory, "redis"))))
-        mariadb_service = stack.enter_context(services.mariadb_server(_folder(directory, "mariadb")))
-        mariadb = fleet.add("mariadb", mariadb_service)
-        s3_service = stack.enter_context(services.durable_s3_server(_folder(directory, "s3")))
-        s3 = fleet.add("s3", s3_service)
-        mariadb_service.execute("CREATE DATABASE flueman CHARACTER SET utf8mb4")
-        bucket = s3_service.new_bucket()
-        fleet.bucket = s3_service.directory / "buckets" / bucket
-
-        async def roads(owner: str) -> dict[str, Proxy]:
-            targets = {"redis": redis, "mariadb": mariadb, "s3": s3}
-            return {kind: await fleet.open_road(stack, owner, target, kind) for kind, target in targets.items()}
-
-        names = [f"node{number}" for number in range(1, num_nodes + 1)]
-        names += [f"writer{number}" for number in range(1, num_writers + 1)]
+        bucket = _add_stores(fleet, stack, mariadb_service)
         for name in names:
-            of_member = await roads(name)
-            fleet.settings = _SETTINGS | {
-                "FLUEMAN_DATA_DIR": str(directory / "var"),
-                "FLUEMAN_REDIS_URL": f"redis://127.0.0.1:{of_member['redis'].port}/0",
-                "FLUEMAN_DATABASE_URL": f"mysql+aiomysql://flueman:flueman@127.0.0.1:{of_member['mariadb'].port}/flueman?charset=utf8mb4",
-                "FLUEMAN_ARCHIVE_URL": f"s3://{bucket}/flueman?"
-                + urlencode({"endpoint": f"http://127.0.0.1:{of_member['s3'].port}", "region": services.S3_REGION}),
-                **(changes or {}),
-            }
             kind = name.rstrip("0123456789")
-            bug = (bugs or {}).get(name, (bugs or {}).get(kind))
+            roads = {store: await fleet.open_road(stack, name, store) for store in _STORES}
+            settings = _known(_SETTINGS | _addresses(fleet, roads, bucket) | dict(changes or {}))
             command = "serve" if kind == "node" else "write"
-            process = Process(directory / name, _known(fleet.settings), command, bug=bug)
-            member = fleet.add(name, process)
-            member.roads = of_member
-        migrated = await asyncio.to_thread(run_command, directory, _known(fleet.settings), "migrate")
+            bug = bugs.get(name, bugs.get(kind))
+            fleet.add(name, Process(directory / name, settings, command, bug=bug)).roads = roads
+        migrated = await asyncio.to_thread(run_command, directory, settings, "migrate")
         assert migrated.returncode == 0, migrated.stderr
         stack.callback(_stop, [fleet.members[name].service for name in names])
-        for name in names:
-            member = fleet.members[name]
+        for member in fleet.named("node", "writer"):
             member.service.spawn()
             if member.is_node:
-                member.roads["client"] = await fleet.open_road(stack, name, member, "client")
+                member.roads["client"] = await fleet.open_road(stack, "client", member.name)
         await fleet.until_up()
         tenders = [asyncio.create_task(member.tend(chance)) for member in fleet.members.values()]
         stack.push_async_callback(_cancel, tenders)
         yield fleet
+
+
+def _add_stores(fleet: Fleet, stack: AsyncExitStack, mariadb: services.MariadbServer | None) -> str:
+    """Redis, MariaDB and S3 with nothing in them; the bucket's name."""
+    fleet.add("redis", stack.enter_context(services.redis_server(_folder(fleet, "redis"))))
+    if mariadb is None:
+        mariadb = stack.enter_context(services.mariadb_server(_folder(fleet, "mariadb")))
+    fleet.add("mariadb", mariadb)
+    s3 = stack.enter_context(services.durable_s3_server(_folder(fleet, "s3")))
+    fleet.add("s3", s3)
+    mariadb.execute(f"CREATE DATABASE {fleet.database} CHARACTER SET utf8mb4")
+    stack.callback(mariadb.execute, f"DROP DATABASE {fleet.database}")
+    stack.callback(_bring_back, mariadb)
+    bucket = s3.new_bucket()
+    fleet.bucket = s3.directory / "buckets" / bucket
+    return bucket
+
+
+def _addresses(fleet: Fleet, roads: Mapping[str, Proxy], bucket: str) -> dict[str, str]:
+    """The settings that lead a process over its own roads."""
+    redis, mariadb, s3 = (f"127.0.0.1:{roads[store].port}" for store in _STORES)
+    query = urlencode({"endpoint": f"http://{s3}", "region": services.S3_REGION})
+    return {
+        "FLUEMAN_DATA_DIR": str(fleet.directory / "var"),
+        "FLUEMAN_REDIS_URL": f"redis://{redis}/0",
+        "FLUEMAN_DATABASE_URL": f"mysql+aiomysql://flueman:flueman@{mariadb}/{fleet.database}?charset=utf8mb4",
+        "FLUEMAN_ARCHIVE_URL": f"s3://{bucket}/flueman?{query}",
+    }
+
+
+def _bring_back(service: Service) -> None:
+    if service.has_ended():
+        service.start()
+    else:
+        service.resume()
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -261,8 +281,8 @@ def _stop(stopped: Iterable[Service]) -> None:
         service.kill()
 
 
-def _folder(directory: Path, name: str) -> Path:
-    folder = directory / name
+def _folder(fleet: Fleet, name: str) -> Path:
+    folder = fleet.directory / name
     folder.mkdir()
     return folder
 

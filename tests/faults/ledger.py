@@ -79,6 +79,7 @@ class Ledger:
             return event
         if self._is_in_history:
             if event["type"] in _HISTORY and number == self._declared:
+                self.stream.remember(event["item"])
                 return event
             self._end_history(number)
         kept = frame[: -len(suffix)] + b"}"

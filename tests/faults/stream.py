@@ -103,6 +103,11 @@ class Stream:
                 if answer.ask is not None:
                     self.asks.pop(answer.ask, None)
 
+    def remember(self, item: Json) -> None:
+        """An item that was told again after a declared gap."""
+        if item["type"] == "message" and item["role"] == "user":
+            self._last_said = self.users[item["id"]] = text_of_item(item)
+
     def finish(self) -> None:
         """Nothing follows."""
         for answer in self.answers.values():

@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from sessions.generation import Prompt, Usage
 from sessions.items import FunctionCallItem, Item, ItemStatus, MessageItem, OutputText
+from sessions.records import PredictionRecord, PredictionStatus
+from sessions.replay import Replay
 from sessions.server_events import (
     CachedTokenDetails,
     InputTokenDetails,
@@ -16,6 +18,9 @@ from sessions.server_events import (
     ResponseUsage,
     StatusDetails,
 )
+from sessions.utf16 import num_units
+
+_encoder = msgspec.json.Encoder()
 
 
 class OpenMessage:
@@ -70,18 +75,26 @@ class AnswerRequest(Struct, frozen=True):
 
 
 class Answer:
-    """A response that has begun and not ended."""
+    """A response that has begun and not ended. `first_sequence` is the number of its response.created.
+
+    `sent_chars` is how much of its text a client had when the connection was lost; None while one is connected. `replay` is set while an
+    engine generates again what clients already have: `open` is None then, so that nothing is added to the wrong item.
+    """
 
     __slots__ = (
         "conversation_id",
         "created_ms",
         "done",
+        "first_sequence",
         "first_token_ms",
         "max_output_tokens",
         "metadata",
         "num_tokens",
         "open",
         "prompt",
+        "replay",
+        "replayed",
+        "sent_chars",
         "turn_id",
         "usage",
     )
@@ -95,6 +108,7 @@ class Answer:
         max_output_tokens: int | Literal["inf"],
         metadata: dict[str, str] | None,
         created_ms: int,
+        first_sequence: int,
     ) -> None:
         self.prompt = prompt
         self.conversation_id = conversation_id
@@ -102,11 +116,15 @@ class Answer:
         self.max_output_tokens = max_output_tokens
         self.metadata = metadata
         self.created_ms = created_ms
+        self.first_sequence = first_sequence
         self.first_token_ms: int | None = None
         self.num_tokens = 0
         self.usage: Usage | None = None
         self.open: OpenMessage | OpenCall | None = None
         self.done: list[Item] = []
+        self.sent_chars: int | None = None
+        self.replay: Replay | None = None
+        self.replayed: OpenMessage | OpenCall | None = None
 
     @property
     def response_id(self) -> str:
@@ -117,6 +135,28 @@ class Answer:
     def in_conversation(self) -> bool:
         """Whether the answer becomes part of the dialogue."""
         return self.conversation_id is not None
+
+    @property
+    def unfinished(self) -> OpenMessage | OpenCall | None:
+        """The output item that clients were not told the end of."""
+        return self.open or self.replayed
+
+    def text(self) -> str:
+        """The text so far, of all messages."""
+        text = "".join(item.text for item in self.done if isinstance(item, MessageItem))
+        return text + self.unfinished_text()
+
+    def unfinished_text(self) -> str:
+        """The text so far of the message that is being said; empty when none is."""
+        return self.unfinished.text() if isinstance(self.unfinished, OpenMessage) else ""
+
+    def end_replay(self) -> None:
+        """What clients have was generated again, or will not be: the answer goes on, or ends, where it was."""
+        if self.replay is None:
+            return
+        if isinstance(self.replayed, OpenCall):
+            self.replayed.index = self.replay.call_index
+        self.open, self.replay, self.replayed = self.replayed, None, None
 
     def final_usage(self) -> Usage | None:
         """The tokens so far: the engine's own count when it gave one, its output never less than what was streamed."""
@@ -137,14 +177,51 @@ class Answer:
             metadata=self.metadata,
         )
 
-    def request(self) -> AnswerRequest:
-        """What was asked, for the record."""
-        return AnswerRequest(
-            instructions=self.prompt.instructions,
-            input_item_ids=tuple(item.id for item in self.prompt.items),
-            tool_names=tuple(tool.name for tool in self.prompt.tools),
-            max_output_tokens=self.prompt.max_output_tokens,
+    def as_prediction(
+        self,
+        status: PredictionStatus,
+        details: StatusDetails | None,
+        *,
+        reason: str | None,
+        sequence: int,
+        model: str,
+        model_version: str,
+        done_ms: int,
+    ) -> PredictionRecord:
+        """The answer, which has ended, as a record; `reason` where it says more than the wire's."""
+        usage = self.final_usage()
+        error = details.error if details else None
+        text = self.text()
+        return PredictionRecord(
+            response_id=self.response_id,
+            session_id=self.prompt.session_id,
+            sequence=sequence,
+            turn_id=self.turn_id,
+            model=model,
+            model_version=model_version,
+            status=status,
+            status_reason=reason or (details.reason if details else None) or (error.code if error else None),
+            text=text,
+            output=msgspec.Raw(_encoder.encode(self.done)),
+            request=msgspec.Raw(_encoder.encode(_request(self.prompt))),
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else self.num_tokens,
+            cached_tokens=usage.cached_tokens if usage else 0,
+            created_ms=self.created_ms,
+            first_token_ms=self.first_token_ms,
+            done_ms=done_ms,
+            error=error.message if error else None,
+            sent_chars=num_units(text) if self.sent_chars is None else self.sent_chars,
         )
+
+
+def _request(prompt: Prompt) -> AnswerRequest:
+    return AnswerRequest(
+        instructions=prompt.instructions,
+        input_item_ids=tuple(item.id for item in prompt.items),
+        tool_names=tuple(tool.name for tool in prompt.tools),
+        max_output_tokens=prompt.max_output_tokens,
+    )
 
 
 def _wire_usage(usage: Usage | None) -> ResponseUsage | None:

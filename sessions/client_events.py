@@ -120,6 +120,14 @@ class ItemTruncate(_ClientEvent, frozen=True, tag="conversation.item.truncate"):
     audio_end_ms: int
 
 
+class AvatarItemTruncate(_ClientEvent, frozen=True, tag="avatar.item.truncate"):
+    """Cut an answer's message to what was heard of it: the text before `char_end`, in UTF-16 code units."""
+
+    item_id: str
+    content_index: int
+    char_end: int
+
+
 class ResponseCreate(_ClientEvent, frozen=True, tag="response.create"):
     """Ask for an answer."""
 
@@ -156,6 +164,7 @@ ClientEvent = (
     | ItemRetrieve
     | ItemDelete
     | ItemTruncate
+    | AvatarItemTruncate
     | ResponseCreate
     | ResponseCancel
     | InputAudioAppend

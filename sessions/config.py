@@ -36,14 +36,19 @@ _DEFAULT_AUDIO = Raw(
 
 
 class AvatarOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an avatar asks for beyond OpenAI's protocol."""
+    """What an avatar asks for beyond OpenAI's protocol.
+
+    `interrupt` says what a user's message or a response.create does to the conversation's answer in progress: it cancels it, or is refused.
+    None is OpenAI's way: a message leaves it alone, a response.create is refused.
+    """
 
     segments: bool = False
     cues: tuple[Literal["emotion", "gesture"], ...] = ()
+    interrupt: Literal["cancel", "refuse"] | None = None
 
 
 class ResumptionOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether events carry sequence numbers, which a resuming client will name."""
+    """Whether the session outlives its connection, and events carry sequence numbers, which a resuming client will name."""
 
     enabled: bool = False
 

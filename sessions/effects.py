@@ -18,7 +18,8 @@ class Close(Struct, frozen=True):
 class Effects(Struct):
     """The effects of one input. Events, records and saves are to be committed together, atomically; the rest follows at once.
 
-    `events` take the session's next sequence numbers in their order. `state` is the dialogue's encoded state when it changed.
+    `events` take the session's next sequence numbers in their order. `state` is the dialogue's encoded state when it changed. `ends`: the
+    session is over, and nobody's until it is claimed.
     """
 
     events: list[ServerEvent] = []
@@ -29,3 +30,4 @@ class Effects(Struct):
     generate: Prompt | None = None
     aborts: list[str] = []
     close: Close | None = None
+    ends: bool = False

@@ -42,8 +42,8 @@ class TurnRecord(Struct, frozen=True, tag_field="record", tag="turn"):
 class PredictionRecord(Struct, frozen=True, tag_field="record", tag="prediction"):
     """One finished answer. `output` is the JSON array of its items, `request` the JSON of what was asked of the engine.
 
-    `turn_id` is None for an answer outside the conversation. `first_token_ms` is None when no token came. `sent_chars` is how much of `text`
-    was handed to a connected client by then, in UTF-16 code units; None when nobody counted.
+    `turn_id` is None for an answer outside the conversation. `first_token_ms` is None when no token came. `sent_chars` is how much of
+    `text` was handed to a connected client by then, in UTF-16 code units; None when nobody counted.
     """
 
     response_id: str

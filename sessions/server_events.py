@@ -16,6 +16,14 @@ from sessions.wire_errors import WireError
 ResponseStatus = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
 
 
+class ResumptionOutcome(Struct, frozen=True):
+    """How a resume went: with all that was missed, or with a gap, across which the dialogue's items are given instead."""
+
+    resumed: bool
+    gap: bool
+    enabled: Literal[True] = True
+
+
 class SessionObject(Struct, frozen=True, kw_only=True):
     """The session as clients see it."""
 
@@ -37,10 +45,12 @@ class SessionObject(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool | UnsetType = UNSET
     reasoning: Json | UnsetType = UNSET
     avatar: AvatarOptions | UnsetType = UNSET
-    resumption: ResumptionOptions | UnsetType = UNSET
+    resumption: ResumptionOptions | ResumptionOutcome | UnsetType = UNSET
 
 
-def session_object(config: SessionConfig, *, session_id: str, expires_at: int) -> SessionObject:
+def session_object(
+    config: SessionConfig, *, session_id: str, expires_at: int, outcome: ResumptionOutcome | None = None
+) -> SessionObject:
     """The session's object with its full effective configuration; our extensions only where the client asked for them."""
     return SessionObject(
         id=session_id,
@@ -58,7 +68,7 @@ def session_object(config: SessionConfig, *, session_id: str, expires_at: int) -
         parallel_tool_calls=UNSET if config.parallel_tool_calls is None else config.parallel_tool_calls,
         reasoning=UNSET if config.reasoning == NULL else config.reasoning,
         avatar=config.avatar or UNSET,
-        resumption=config.resumption or UNSET,
+        resumption=outcome or config.resumption or UNSET,
     )
 
 
@@ -176,6 +186,15 @@ class ItemDeleted(Struct, frozen=True, tag_field="type", tag="conversation.item.
 
     event_id: str
     item_id: str
+
+
+class AvatarItemTruncated(Struct, frozen=True, tag_field="type", tag="avatar.item.truncated"):
+    """Answers avatar.item.truncate: the dialogue holds the message's text before `char_end` and no more."""
+
+    event_id: str
+    item_id: str
+    content_index: int
+    char_end: int
 
 
 class InputAudioCleared(Struct, frozen=True, tag_field="type", tag="input_audio_buffer.cleared"):
@@ -297,6 +316,7 @@ ServerEvent = (
     | ItemDone
     | ItemRetrieved
     | ItemDeleted
+    | AvatarItemTruncated
     | InputAudioCleared
     | ErrorEvent
     | ResponseCreated

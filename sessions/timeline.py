@@ -24,6 +24,11 @@ class Timeline:
     def __iter__(self) -> Iterator[Item]:
         return (entry.item for entry in self._placed)
 
+    @property
+    def placed(self) -> tuple[PlacedItem, ...]:
+        """The items with their ranks, in order."""
+        return tuple(self._placed)
+
     def get(self, item_id: str) -> Item | None:
         """The item of that id."""
         found = self._by_id.get(item_id)

@@ -779,7 +779,8 @@ def test_our_extensions_are_echoed_to_those_who_ask_for_them() -> None:
 
     session = updated(talk, avatar={"segments": True, "cues": ["emotion"]}, resumption={"enabled": True})
 
-    assert session["avatar"] == {"segments": True, "cues": ["emotion"]}
+    assert session["avatar"] == {"segments": True, "cues": ["emotion"], "interrupt": None}
+    assert session["resumption"] == {"enabled": True}
     assert talk.dialogue.config.resumption == ResumptionOptions(enabled=True)
 
 
@@ -1044,6 +1045,7 @@ def test_a_prediction_says_all_of_its_answer() -> None:
         created_ms=NOW_MS,
         first_token_ms=NOW_MS + 30,
         done_ms=NOW_MS + 50,
+        sent_chars=5,
     )
     assert msgspec.json.decode(record.output) == talk.events[-1]["response"]["output"]
     assert msgspec.json.decode(record.request) == {

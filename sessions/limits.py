@@ -1,0 +1,12 @@
+"""Bounds of one dialogue, so that no client can fill the store."""
+
+from msgspec import Struct
+
+
+class DialogueLimits(Struct, frozen=True):
+    """How much one dialogue may hold and do at once."""
+
+    max_items: int = 2000
+    max_answers: int = 8
+    max_instructions_chars: int = 32_768
+    max_item_chars: int = 65_536

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Table, and_, select
 
 from persistence.archive import Archive
 from persistence.database import Database
 from persistence.errors import ArchiveDamaged
 from persistence.part import JournalEvent, digest, unpack
 from persistence.rows import milliseconds, unquoted
-from persistence.tables import archives, predictions, sessions, turns
+from persistence.tables import archives, heard, predictions, sent, sessions, turns
 
 
 class StoredSession(Struct, frozen=True):
@@ -38,7 +38,11 @@ class StoredTurn(Struct, frozen=True):
 
 
 class StoredPrediction(Struct, frozen=True):
-    """One answer. `output` and `request` are JSON documents, as they were encoded up to what the database's JSON type changes."""
+    """One answer. `output` and `request` are JSON documents, as they were encoded up to what the database's JSON type changes.
+
+    `text` is what was generated; `sent_chars` of it were handed to a client, and `heard_text` of it was heard, where anybody told. Both
+    counts are UTF-16 code units.
+    """
 
     response_id: str
     turn_id: str | None
@@ -56,6 +60,9 @@ class StoredPrediction(Struct, frozen=True):
     first_token_ms: int | None
     done_ms: int
     error: str | None
+    sent_chars: int | None
+    heard_text: str | None
+    heard_chars: int | None
 
 
 class StoredDialogue(Struct, frozen=True):
@@ -85,7 +92,10 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
             select(turns).where(turns.c.session_id == session_id, turns.c.number.is_not(None)).order_by(turns.c.number)
         )
         prediction_rows = await connection.execute(
-            select(predictions)
+            select(predictions, sent.c.sent_chars, heard.c.heard_text, heard.c.heard_chars)
+            .select_from(
+                predictions.outerjoin(sent, _is_of_prediction(sent)).outerjoin(heard, _is_of_prediction(heard))
+            )
             .where(predictions.c.session_id == session_id)
             .order_by(predictions.c.created_at, predictions.c.response_id)
         )
@@ -130,10 +140,17 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
                 first_token_ms=None if row.first_token_at is None else milliseconds(row.first_token_at),
                 done_ms=milliseconds(row.done_at),
                 error=row.error,
+                sent_chars=row.sent_chars,
+                heard_text=row.heard_text,
+                heard_chars=row.heard_chars,
             )
             for row in prediction_rows
         ),
     )
+
+
+def _is_of_prediction(table: Table) -> ColumnElement[bool]:
+    return and_(table.c.session_id == predictions.c.session_id, table.c.response_id == predictions.c.response_id)
 
 
 async def archived_sequence(database: Database, session_id: str) -> int:

@@ -9,11 +9,22 @@ from sqlalchemy import Table, TextClause, bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.errors import PoisonRecord
-from persistence.tables import STUB_SEQUENCE, predictions, requests, sessions, turns
-from sessions.records import PredictionRecord, RequestRecord, SessionRecord, TurnRecord
+from persistence.tables import STUB_SEQUENCE, heard, predictions, requests, sent, sessions, turns
+from sessions.records import HeardRecord, PredictionRecord, RequestRecord, SentRecord, SessionRecord, TurnRecord
 
 Row = dict[str, object]
-RowRecord = SessionRecord | TurnRecord | PredictionRecord | RequestRecord
+RowRecord = SessionRecord | TurnRecord | PredictionRecord | SentRecord | HeardRecord | RequestRecord
+
+# The columns that say which of two records of one id is newer, the weightiest first; in other tables a row never changes. A session may
+# change twice in a millisecond without an event: then it is rather over than idle, and rather idle than active.
+_CLOCKS: Final[dict[str, tuple[str, ...]]] = {
+    "sessions": ("sequence", "updated_at", "status"),
+    "turns": ("sequence",),
+    "predictions": ("sequence",),
+    "sent": ("sent_chars", "sent_at"),
+    "heard": ("sequence",),
+}
+_COMPARED_AS: Final = {"status": "CASE {} WHEN 'ended' THEN 2 WHEN 'idle' THEN 1 ELSE 0 END"}
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,6 +47,8 @@ async def write_rows(connection: AsyncConnection, records: Iterable[RowRecord], 
     session_rows: list[Row] = []
     turn_rows: list[Row] = []
     prediction_rows: list[Row] = []
+    sent_rows: list[Row] = []
+    heard_rows: list[Row] = []
     request_rows: list[Row] = []
     for record in records:
         match record:
@@ -45,6 +58,12 @@ async def write_rows(connection: AsyncConnection, records: Iterable[RowRecord], 
                 turn_rows.append(_turn_row(record))
             case PredictionRecord():
                 prediction_rows.append(_prediction_row(record))
+                if record.sent_chars is not None:
+                    sent_rows.append(_sent_row(record, record.sent_chars, record.done_ms))
+            case SentRecord():
+                sent_rows.append(_sent_row(record, record.sent_chars, record.at_ms))
+            case HeardRecord():
+                heard_rows.append(_heard_row(record))
             case RequestRecord():
                 request_rows.append(_request_row(record))
             case _:
@@ -56,17 +75,21 @@ async def write_rows(connection: AsyncConnection, records: Iterable[RowRecord], 
         (_turn_stub(r["turn_id"], r["session_id"]) for r in prediction_rows if r["turn_id"] is not None),
     )
     session_rows += _missing(
-        session_rows, "session_id", (session_stub(r["session_id"]) for r in (*turn_rows, *prediction_rows))
+        session_rows,
+        "session_id",
+        (session_stub(r["session_id"]) for r in (*turn_rows, *prediction_rows, *sent_rows, *heard_rows)),
     )
     await upsert(connection, sessions, session_rows, is_mysql=is_mysql)
     await upsert(connection, turns, turn_rows, is_mysql=is_mysql)
     await _refuse_taken_numbers(connection, own_turns)
     await upsert(connection, predictions, prediction_rows, is_mysql=is_mysql)
+    await upsert(connection, sent, sent_rows, is_mysql=is_mysql)
+    await upsert(connection, heard, heard_rows, is_mysql=is_mysql)
     await upsert(connection, requests, request_rows, is_mysql=is_mysql)
 
 
 async def upsert(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, is_mysql: bool) -> None:
-    """Insert the rows; change one that is there only for a newer record of the same, and never in a table that keeps no `sequence`."""
+    """Insert the rows; change one that is there only for a newer record of the same, and never in a table without a clock."""
     if not rows:
         return
     keys = [column.name for column in table.primary_key.columns]
@@ -87,24 +110,15 @@ def _upsert_statement(table: Table, *, is_mysql: bool) -> TextClause:
     return text(sql).bindparams(*(bindparam(column.name, type_=column.type) for column in table.columns))
 
 
-def _clock(table: Table) -> tuple[str, ...]:
-    """The columns that say which of two records of one id is newer, the weightiest first."""
-    return tuple(name for name in ("sequence", "updated_at") if name in table.columns)
-
-
 def _mysql_tail(table: Table) -> str:
-    key, *_ = (column.name for column in table.primary_key.columns)
-    clock = _clock(table)
+    key, *_ = keys = [column.name for column in table.primary_key.columns]
+    clock = _CLOCKS.get(table.name, ())
     if not clock:
         return f"ON DUPLICATE KEY UPDATE {key} = {table.name}.{key}"
-    newer = "VALUES(sequence) > sequence"
-    if "updated_at" in clock:
-        # A stub's time is NULL, but then its sequence is lower than any.
-        newer += " OR (VALUES(sequence) = sequence AND VALUES(updated_at) > updated_at)"
     # The row met may be another one, by another unique key: then leave it alone. `_refuse_taken_numbers` tells.
-    newer = f"VALUES({key}) = {key} AND ({newer})"
-    # Assignments see those to their left: the clock changes last, `sequence` last of all.
-    plain = [column.name for column in table.columns if column.name not in (key, *clock)]
+    newer = f"VALUES({key}) = {key} AND ({_is_newer(clock, 'VALUES({})', '{}')})"
+    # Assignments see those to their left: the clock changes last, its weightiest column last of all.
+    plain = [column.name for column in table.columns if column.name not in (*keys, *clock)]
     assigned = [f"{name} = IF({newer}, VALUES({name}), {name})" for name in (*plain, *reversed(clock))]
     return f"ON DUPLICATE KEY UPDATE {', '.join(assigned)}"
 
@@ -112,16 +126,23 @@ def _mysql_tail(table: Table) -> str:
 def _sqlite_tail(table: Table) -> str:
     keys = [column.name for column in table.primary_key.columns]
     conflict = f"ON CONFLICT ({', '.join(keys)})"
-    clock = _clock(table)
+    clock = _CLOCKS.get(table.name, ())
     if not clock:
         return f"{conflict} DO NOTHING"
-    newer = f"excluded.sequence > {table.name}.sequence"
-    if "updated_at" in clock:
-        newer += f" OR (excluded.sequence = {table.name}.sequence AND excluded.updated_at > {table.name}.updated_at)"
     assigned = ", ".join(
         f"{column.name} = excluded.{column.name}" for column in table.columns if column.name not in keys
     )
-    return f"{conflict} DO UPDATE SET {assigned} WHERE {newer}"
+    return f"{conflict} DO UPDATE SET {assigned} WHERE {_is_newer(clock, 'excluded.{}', table.name + '.{}')}"
+
+
+def _is_newer(clock: Sequence[str], new: str, old: str) -> str:
+    """The condition that the new row's clock is ahead. A stub has NULLs in its clock, but never in the weightiest column."""
+    column, *lighter = clock
+    compared_as = _COMPARED_AS.get(column, "{}")
+    ahead, behind = (compared_as.format(row.format(column)) for row in (new, old))
+    if not lighter:
+        return f"{ahead} > {behind}"
+    return f"{ahead} > {behind} OR ({ahead} = {behind} AND ({_is_newer(lighter, new, old)}))"
 
 
 async def _refuse_taken_numbers(connection: AsyncConnection, rows: Sequence[Row]) -> None:
@@ -201,6 +222,27 @@ def _prediction_row(record: PredictionRecord) -> Row:
         "first_token_at": _optional_time(record.first_token_ms),
         "done_at": utc_time(record.done_ms),
         "error": record.error,
+    }
+
+
+def _sent_row(record: PredictionRecord | SentRecord, sent_chars: int, at_ms: int) -> Row:
+    return {
+        "session_id": record.session_id,
+        "response_id": record.response_id,
+        "sent_chars": sent_chars,
+        "sent_at": utc_time(at_ms),
+    }
+
+
+def _heard_row(record: HeardRecord) -> Row:
+    return {
+        "session_id": record.session_id,
+        "response_id": record.response_id,
+        "sequence": record.sequence,
+        "item_id": record.item_id,
+        "heard_text": record.heard_text,
+        "heard_chars": record.heard_chars,
+        "heard_at": utc_time(record.at_ms),
     }
 
 

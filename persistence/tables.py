@@ -152,6 +152,28 @@ predictions = _table(
     Index(None, "status", "created_at"),
 )
 
+# What was generated, sent and heard of an answer are three facts from three times: each has its table, so that none waits for another.
+# No foreign keys to predictions: either may arrive before the prediction itself.
+sent = _table(
+    "sent",
+    Column("session_id", _ascii(64), ForeignKey("sessions.session_id"), primary_key=True),
+    Column("response_id", _ascii(64), primary_key=True),
+    # UTF-16 code units of the answer's text that were handed to a connected client. It only grows.
+    Column("sent_chars", Integer, nullable=False),
+    Column("sent_at", UtcTime, nullable=False),
+)
+
+heard = _table(
+    "heard",
+    Column("session_id", _ascii(64), ForeignKey("sessions.session_id"), primary_key=True),
+    Column("response_id", _ascii(64), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("item_id", String(64), nullable=False),
+    Column("heard_text", _long_text(), nullable=False),
+    Column("heard_chars", Integer, nullable=False),
+    Column("heard_at", UtcTime, nullable=False),
+)
+
 requests = _table(
     "requests",
     Column("request_id", _ascii(64), primary_key=True),

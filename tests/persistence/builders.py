@@ -17,9 +17,11 @@ from persistence.database import Database
 from persistence.writer import Writer, WriterOptions
 from sessions.records import (
     ArchiveRecord,
+    HeardRecord,
     PredictionRecord,
     Record,
     RequestRecord,
+    SentRecord,
     SessionRecord,
     TurnRecord,
     encode_record,
@@ -83,6 +85,24 @@ def make_prediction(session_id: str, turn_id: str | None = None, **changes: Any)
         created_ms=CREATED_MS + 1500,
         first_token_ms=CREATED_MS + 1531,
         done_ms=CREATED_MS + 1720,
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_sent(session_id: str, response_id: str, **changes: Any) -> SentRecord:
+    record = SentRecord(response_id, session_id, sequence=16, sent_chars=18, at_ms=CREATED_MS + 2000)
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_heard(session_id: str, response_id: str, **changes: Any) -> HeardRecord:
+    record = HeardRecord(
+        response_id=response_id,
+        item_id="item_é2",
+        session_id=session_id,
+        sequence=17,
+        heard_text="Ich heiße 🙂",
+        heard_chars=12,
+        at_ms=CREATED_MS + 2100,
     )
     return msgspec.structs.replace(record, **changes)
 

@@ -5,14 +5,18 @@ import re
 import sys
 from pathlib import Path
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
-from migrations import upgrade_database
+from migrations import configuration, upgrade_database
 from persistence.database import Database, open_database
 from persistence.tables import metadata
+
+NEWEST_FIRST = list(ScriptDirectory.from_config(configuration()).walk_revisions())
 
 
 async def schema(database: Database) -> dict[str, str]:
@@ -87,7 +91,8 @@ async def test_an_upgrade_that_was_cut_off_is_repeated(empty_database_url: str) 
         await upgrade_database(empty_database_url)
         whole = await schema(database)
         async with database.transaction() as connection:
-            for statement in ("DROP TABLE archives", "DROP TABLE requests", "DELETE FROM alembic_version"):
+            lost = ("heard", "sent", "archives", "requests")
+            for statement in (*(f"DROP TABLE {table}" for table in lost), "DELETE FROM alembic_version"):
                 await connection.execute(text(statement))
             on_table = " ON sessions" if database.is_mysql else ""
             await connection.execute(text(f"DROP INDEX ix_sessions_created_at{on_table}"))
@@ -95,6 +100,59 @@ async def test_an_upgrade_that_was_cut_off_is_repeated(empty_database_url: str) 
         await upgrade_database(empty_database_url)
 
         assert await schema(database) == whole
+
+
+async def test_each_revision_can_be_repeated_after_a_crash_before_it_was_noted(empty_database_url: str) -> None:
+    """MySQL commits a change of the schema by itself, before Alembic notes the revision."""
+    await upgrade_database(empty_database_url)
+    async with open_database(empty_database_url) as database:
+        whole = await schema(database)
+        for revision in NEWEST_FIRST:
+            async with database.transaction() as connection:
+                back = f"SET version_num = '{revision.down_revision}'"
+                first = revision.down_revision is None
+                await connection.execute(
+                    text("DELETE FROM alembic_version" if first else f"UPDATE alembic_version {back}")
+                )
+
+            await upgrade_database(empty_database_url)
+
+            assert await schema(database) == whole
+
+
+async def test_what_an_older_release_writes_and_reads_is_still_there(empty_database_url: str) -> None:
+    """Every revision works with the previous release still running: no column of it changes, and it need not know a new one."""
+    async with open_database(empty_database_url) as database:
+        older = await columns_at(database, "0001")
+        newest = await columns_at(database, "head")
+
+    for table, columns in older.items():
+        assert {name: newest[table].get(name) for name in columns} == columns
+        unknown = [column for name, column in newest[table].items() if name not in columns]
+        assert all("NULL" in column for column in unknown)
+
+
+async def columns_at(database: Database, revision: str) -> dict[str, dict[str, str]]:
+    """Type and nullability of each column of each table, after the upgrade to that revision."""
+
+    def upgrade_and_inspect(connection: Connection) -> dict[str, dict[str, str]]:
+        config = configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        found = inspect(connection)
+        return {
+            table: {
+                column["name"]: f"{column['type']!r} {'NULL' if column['nullable'] or column['default'] else ''}"
+                for column in found.get_columns(table)
+            }
+            for table in found.get_table_names()
+            if table != "alembic_version"
+        }
+
+    async with database.engine.connect() as connection:
+        columns = await connection.run_sync(upgrade_and_inspect)
+        await connection.commit()
+    return columns
 
 
 async def test_sqlite_is_opened_durable_and_strict(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ from msgspec import Raw
 
 from persistence.database import Database, open_database
 from persistence.errors import DatabaseUnavailable, PoisonRecord
+from persistence.history import load_dialogue
 from persistence.rows import RowRecord, milliseconds, utc_time, write_rows
-from persistence.tables import predictions, requests, sessions, turns
+from persistence.tables import heard, predictions, requests, sent, sessions, turns
 from tests.persistence.builders import (
     CREATED_MS,
     all_rows,
+    make_heard,
     make_prediction,
     make_request,
+    make_sent,
     make_session,
     make_turn,
     new_id,
@@ -31,17 +34,23 @@ async def write(database: Database, records: Sequence[RowRecord]) -> None:
 async def rows_of(database: Database, session_id: str) -> list[list[dict[str, object]]]:
     return [
         [row for row in await all_rows(database, table) if row["session_id"] == session_id]
-        for table in (sessions, turns, predictions)
+        for table in (sessions, turns, predictions, sent, heard)
     ]
 
 
 def session_life(session_id: str) -> list[RowRecord]:
-    """What one session sends to the outbox, in its true order. Two of its records share a sequence number, as an idle session's do."""
+    """What one session sends to the outbox, in its true order. Some of its records share a sequence number, as an idle session's do."""
     name = session_id[-8:]
     return [
         make_session(session_id),
         make_turn(session_id, 1, turn_id=f"turn_{name}_1", sequence=10),
-        make_prediction(session_id, f"turn_{name}_1", response_id=f"resp_{name}_1", sequence=15),
+        make_prediction(session_id, f"turn_{name}_1", response_id=f"resp_{name}_1", sequence=15, sent_chars=3),
+        # The listener is back, is given the rest, says what was heard, and corrects itself.
+        make_sent(session_id, f"resp_{name}_1", sequence=15),
+        # A count of less, from a clock that is ahead.
+        make_sent(session_id, f"resp_{name}_1", sequence=14, sent_chars=9, at_ms=CREATED_MS + 60_000),
+        make_heard(session_id, f"resp_{name}_1"),
+        make_heard(session_id, f"resp_{name}_1", sequence=18, heard_text="Ich", heard_chars=3),
         make_session(session_id, sequence=15, status="idle", updated_ms=CREATED_MS + 3000),
         make_turn(session_id, 2, turn_id=f"turn_{name}_2", sequence=20, text="zwei"),
         # An answer outside the conversation, and a later word on the first one.
@@ -50,6 +59,8 @@ def session_life(session_id: str) -> list[RowRecord]:
             session_id, f"turn_{name}_1", response_id=f"resp_{name}_1", sequence=25, status="cancelled", text="Ich"
         ),
         make_session(session_id, sequence=25, status="active", updated_ms=CREATED_MS + 8000),
+        make_session(session_id, sequence=25, status="idle", updated_ms=CREATED_MS + 9000),
+        # In the same millisecond.
         make_session(session_id, sequence=25, status="ended", updated_ms=CREATED_MS + 9000, ended_ms=CREATED_MS + 9000),
     ]
 
@@ -60,7 +71,7 @@ async def test_a_record_becomes_a_row_that_reads_back_the_same(database: Databas
 
     await write(database, [make_session(session_id), prediction])
 
-    (session,), _, (row,) = await rows_of(database, session_id)
+    (session,), _, (row,), *_ = await rows_of(database, session_id)
     assert (session["user_id"], session["status"], session["created_at"]) == ("anna", "active", utc_time(CREATED_MS))
     assert (row["output"], row["request"]) == (bytes(prediction.output).decode(), bytes(prediction.request).decode())
     assert row["first_token_at"] == utc_time(CREATED_MS + 1531)
@@ -102,20 +113,39 @@ async def test_any_order_and_repetition_ends_in_the_same_rows(database: Database
 
     found, expected = await rows_of(database, session_id), await rows_of(database, other_id)
     assert nameless(found, session_id) == nameless(expected, other_id)
-    assert found[0][0]["status"] == "ended"
+    assert (found[0][0]["status"], found[0][0]["ended_at"]) == ("ended", utc_time(CREATED_MS + 9000))
+    assert [(row["sent_chars"], row["sent_at"]) for row in found[3]] == [(18, utc_time(CREATED_MS + 2000))]
+    assert [row["heard_text"] for row in found[4]] == ["Ich"]
 
 
 async def test_a_prediction_before_its_session_leaves_stubs_that_are_filled_later(database: Database) -> None:
     session_id = new_id("sess")
     turn = make_turn(session_id, 1, sequence=0)
     await write(database, [make_prediction(session_id, turn.turn_id)])
-    (session,), (stub,), _ = await rows_of(database, session_id)
+    (session,), (stub,), *_ = await rows_of(database, session_id)
     assert (session["user_id"], stub["number"], stub["sequence"]) == (None, None, -1)
 
     await write(database, [turn, make_session(session_id, sequence=0)])
 
-    (session,), (filled,), _ = await rows_of(database, session_id)
+    (session,), (filled,), *_ = await rows_of(database, session_id)
     assert (session["user_id"], filled["number"], filled["text"]) == ("anna", 1, turn.text)
+
+
+async def test_what_was_generated_sent_and_heard_is_told_apart(database: Database) -> None:
+    """P5: also where nobody told, and where the report comes before the answer."""
+    session_id = new_id("sess")
+    cut = make_prediction(session_id, status="cancelled", sent_chars=14)
+    silent = make_prediction(session_id, created_ms=CREATED_MS + 5000)
+    await write(database, [make_heard(session_id, cut.response_id)])
+    assert await load_dialogue(database, session_id) is None
+
+    await write(database, [silent, cut, make_session(session_id)])
+
+    dialogue = await load_dialogue(database, session_id)
+    assert dialogue is not None
+    first, second = dialogue.predictions
+    assert (first.text, first.sent_chars, first.heard_text, first.heard_chars) == (cut.text, 14, "Ich heiße 🙂", 12)
+    assert (second.text, second.sent_chars, second.heard_text, second.heard_chars) == (silent.text, None, None, None)
 
 
 async def test_a_taken_turn_number_is_refused_and_harms_nobody(database: Database) -> None:

@@ -54,7 +54,6 @@ end
 # prints a Lua number by its slowest way. An end without events has no sequence number to be known again by, but it leaves no owner.
 APPEND = (
     _KEYS
-    + _OWNERS
     + """
 local header = cmsgpack.unpack(ARGV[1])
 local blob = 1
@@ -68,7 +67,8 @@ for i = 1, #header, 7 do
   blob = events
   local reply = 'o'
   if stored[1] ~= header[i + 1] then
-    reply = (stored[1] and number(stored[1]) >= number(header[i + 1])) and 'f' or 'l'
+    local theirs, ours = string.match(stored[1] or '', '^%d+'), string.match(header[i + 1], '^%d+')
+    reply = (theirs and tonumber(theirs) >= (tonumber(ours) or 0)) and 'f' or 'l'
   elseif stored[2] ~= first then
     reply = (next ~= first and tonumber(header[i + 3]) < tonumber(stored[2])) and 'd' or 'g'
   elseif extras and extras[5] and next == first and call('HEXISTS', state, 'owner') == 0 then

@@ -260,6 +260,7 @@ async def test_no_owner_and_no_key_of_one_stays(own_redis: RedisServer, redis: R
         await store.renew("node-1", 60)
         ends[1].epoch = epoch
         assert await store.append(ends[1:3]) == ["ok", "ok"]
+        owned = await redis.keys("*:owned:*")
         for session_id in ids:
             await store.trim(session_id, 0, final=True)
         while await redis.keys("*:sess_*"):  # noqa: ASYNC110
@@ -274,6 +275,7 @@ async def test_no_owner_and_no_key_of_one_stays(own_redis: RedisServer, redis: R
         await store.renew("node-4", 60)
         await store.adopt("node-4", 10)
 
+        assert owned == [b"fl:{0}:owned:node-3"]
         assert expired == {ids[3].encode()}
         assert sorted(await redis.keys("*")) == [b"fl:{0}:outbox", b"fl:{0}:owners"]
         assert await redis.zrange("fl:{0}:owners", 0, -1) == [b"node-4"]

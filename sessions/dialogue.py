@@ -9,7 +9,7 @@ from typing import Literal, Self, assert_never
 
 from sessions import client_events as incoming
 from sessions import recovery, resume
-from sessions.answer import Answer, OpenMessage
+from sessions.answer import OpenMessage
 from sessions.answering import CLIENT_CANCELLED, Answering, Interrupt
 from sessions.client_events import ClientEvent, RefusedEvent, ResponseParams
 from sessions.config import SessionConfig, merge, parse_session_patch
@@ -21,8 +21,8 @@ from sessions.items import Item
 from sessions.limits import DialogueLimits
 from sessions.listener import Listener
 from sessions.new_items import NewId
-from sessions.prompts import check_choice, check_instructions, make_prompt, plan_response
-from sessions.records import ArchiveRecord, SessionRecord, SessionStatus
+from sessions.prompts import check_choice, check_instructions, make_answer, plan_response
+from sessions.records import ArchiveRecord, SessionStatus, session_record
 from sessions.server_events import (
     ErrorEvent,
     FailureDetail,
@@ -113,16 +113,8 @@ class Dialogue:
         )
         self._answers = self._answering.open
         self._broken: set[str] = set()
-        for stored in state.answers:
-            self._answering.add(
-                recovery.load_answer(
-                    stored,
-                    state.config,
-                    self._timeline,
-                    session_id=meta.session_id,
-                    conversation_id=self.conversation_id,
-                )
-            )
+        for answer in recovery.load_answers(state, self._timeline, meta.session_id, self.conversation_id):
+            self._answering.add(answer)
 
     @classmethod
     def restore(
@@ -191,20 +183,16 @@ class Dialogue:
 
     def encoded_state(self) -> bytes:
         """All that a store keeps of the dialogue besides its items, up to the last event."""
-        answers = (
-            recovery.save_answer(answer, self.config, self._timeline, self._draft.next_sequence)
-            for answer in self._answers.values()
+        answers = recovery.save_answers(self._answers.values(), self.config, self._timeline, self._draft.next_sequence)
+        state = DialogueState(
+            config=self.config,
+            turn_id=self._conversation.turn_id,
+            num_turns=self._conversation.num_turns,
+            answers=answers,
+            listener=self._listener.state(),
+            has_ended=self._has_ended,
         )
-        return encode_state(
-            DialogueState(
-                config=self.config,
-                turn_id=self._conversation.turn_id,
-                num_turns=self._conversation.num_turns,
-                answers=tuple(answers),
-                listener=self._listener.state(),
-                has_ended=self._has_ended,
-            )
-        )
+        return encode_state(state)
 
     # A client comes, goes and comes back
 
@@ -394,24 +382,17 @@ class Dialogue:
         if in_conversation:
             # Nothing can be refused from here on, so that what cancels an answer also brings the next.
             self._answering.make_way(self._interrupt, now_ms)
-        prompt = make_prompt(
+        answer = make_answer(
             plan,
-            self.config,
             self._timeline,
             response_id=self._new_id("resp_"),
             session_id=self._meta.session_id,
+            conversation_id=self.conversation_id,
+            turn_id=self._conversation.turn_id,
+            created_ms=now_ms,
+            first_sequence=self._draft.next_sequence,
         )
-        self._answering.begin(
-            Answer(
-                prompt,
-                conversation_id=self.conversation_id if in_conversation else None,
-                turn_id=self._conversation.turn_id if in_conversation else None,
-                max_output_tokens=plan.max_output_tokens,
-                metadata=plan.metadata,
-                created_ms=now_ms,
-                first_sequence=self._draft.next_sequence,
-            )
-        )
+        self._answering.begin(answer)
 
     def _cancel(self, event: incoming.ResponseCancel, now_ms: int) -> None:
         current = self._answering.current
@@ -435,17 +416,5 @@ class Dialogue:
         )
 
     def _record_session(self, status: SessionStatus, now_ms: int) -> None:
-        meta = self._meta
-        self._draft.effects.records.append(
-            SessionRecord(
-                session_id=meta.session_id,
-                sequence=self._draft.next_sequence - 1,
-                user_id=meta.user_id,
-                client_id=meta.client_id,
-                model=meta.model,
-                status=status,
-                created_ms=meta.created_ms,
-                updated_ms=now_ms,
-                ended_ms=now_ms if status == "ended" else None,
-            )
-        )
+        sequence = self._draft.next_sequence - 1
+        self._draft.effects.records.append(session_record(self._meta, status, sequence=sequence, now_ms=now_ms))

@@ -1,12 +1,13 @@
-"""What a response.create asks for: checked, completed from the session, and made a prompt for the engine."""
+"""What a response.create asks for: checked, completed from the session, and made an answer with a prompt for the engine."""
 
 from typing import Literal
 
 from msgspec import Struct
 
+from sessions.answer import Answer
 from sessions.client_events import ItemReference, NewInput, ResponseParams
 from sessions.config import SessionConfig, check_max_output_tokens, check_tools
-from sessions.generation import FunctionChoice, FunctionTool, Prompt, ToolChoice
+from sessions.generation import FunctionChoice, FunctionTool, Prompt, ToolChoice, Truncation
 from sessions.items import FunctionCallItem, Item
 from sessions.limits import DialogueLimits
 from sessions.new_items import NewId, make_item
@@ -22,6 +23,7 @@ class Plan(Struct, frozen=True):
     tools: tuple[FunctionTool, ...]
     tool_choice: ToolChoice
     max_output_tokens: int | Literal["inf"]
+    truncation: Truncation
     metadata: dict[str, str] | None
     given: tuple[Item | str, ...] | None
 
@@ -43,14 +45,25 @@ def plan_response(
         tools=() if choice == "none" else tools,
         tool_choice=choice,
         max_output_tokens=config.max_output_tokens if params.max_output_tokens is None else params.max_output_tokens,
+        truncation=config.truncation,
         metadata=params.metadata,
         given=None if params.input is None else _given(params.input, timeline, limits=limits, new_id=new_id),
     )
 
 
-def make_prompt(plan: Plan, config: SessionConfig, timeline: Timeline, *, response_id: str, session_id: str) -> Prompt:
-    """The prompt of a response that begins now."""
-    return Prompt(
+def make_answer(
+    plan: Plan,
+    timeline: Timeline,
+    *,
+    response_id: str,
+    session_id: str,
+    conversation_id: str,
+    turn_id: str | None,
+    created_ms: int,
+    first_sequence: int,
+) -> Answer:
+    """The answer that begins now; one outside the conversation has no part in it and in its turn."""
+    prompt = Prompt(
         response_id=response_id,
         session_id=session_id,
         instructions=plan.instructions,
@@ -58,7 +71,16 @@ def make_prompt(plan: Plan, config: SessionConfig, timeline: Timeline, *, respon
         tools=plan.tools,
         tool_choice=plan.tool_choice,
         max_output_tokens=None if plan.max_output_tokens == "inf" else plan.max_output_tokens,
-        truncation=config.truncation,
+        truncation=plan.truncation,
+    )
+    return Answer(
+        prompt,
+        conversation_id=conversation_id if plan.in_conversation else None,
+        turn_id=turn_id if plan.in_conversation else None,
+        max_output_tokens=plan.max_output_tokens,
+        metadata=plan.metadata,
+        created_ms=created_ms,
+        first_sequence=first_sequence,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from sessions.store import SessionMeta
+
 SessionStatus = Literal["active", "idle", "ended"]
 PredictionStatus = Literal["completed", "cancelled", "incomplete", "failed"]
 
@@ -25,6 +27,21 @@ class SessionRecord(Struct, frozen=True, tag_field="record", tag="session"):
     created_ms: int
     updated_ms: int
     ended_ms: int | None = None
+
+
+def session_record(meta: SessionMeta, status: SessionStatus, *, sequence: int, now_ms: int) -> SessionRecord:
+    """What the session is from now on."""
+    return SessionRecord(
+        session_id=meta.session_id,
+        sequence=sequence,
+        user_id=meta.user_id,
+        client_id=meta.client_id,
+        model=meta.model,
+        status=status,
+        created_ms=meta.created_ms,
+        updated_ms=now_ms,
+        ended_ms=now_ms if status == "ended" else None,
+    )
 
 
 class TurnRecord(Struct, frozen=True, tag_field="record", tag="turn"):

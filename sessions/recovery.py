@@ -14,7 +14,7 @@ from sessions.config import SessionConfig
 from sessions.generation import Prompt
 from sessions.items import FunctionCallItem, Item, MessageItem
 from sessions.replay import Replay
-from sessions.state import AnswerState, ItemReference
+from sessions.state import AnswerState, DialogueState, ItemReference
 from sessions.timeline import Timeline
 
 
@@ -32,62 +32,16 @@ _entry_decoder = msgspec.json.Decoder(_Entry)
 _DELTAS = {OpenMessage: "response.output_text.delta", OpenCall: "response.function_call_arguments.delta"}
 
 
-def save_answer(answer: Answer, config: SessionConfig, timeline: Timeline, next_sequence: int) -> AnswerState:
-    """What another node needs to go on with the answer from the event `next_sequence` on."""
-    prompt, unfinished = answer.prompt, answer.unfinished
-    return AnswerState(
-        response_id=prompt.response_id,
-        first_sequence=answer.first_sequence,
-        next_sequence=next_sequence,
-        created_ms=answer.created_ms,
-        max_output_tokens=answer.max_output_tokens,
-        tool_choice=prompt.tool_choice,
-        truncation=prompt.truncation,
-        items=_references(prompt.items, timeline),
-        in_conversation=answer.in_conversation,
-        turn_id=answer.turn_id,
-        metadata=answer.metadata,
-        instructions=None if prompt.instructions == config.instructions else prompt.instructions,
-        tools=None if prompt.tools == config.tools else prompt.tools,
-        done=_references(answer.done, timeline),
-        unfinished=unfinished.item("incomplete") if unfinished else None,
-        first_token_ms=answer.first_token_ms,
-        num_tokens=answer.num_tokens,
-        usage=answer.usage,
-        sent_chars=answer.sent_chars,
-    )
+def save_answers(
+    answers: Iterable[Answer], config: SessionConfig, timeline: Timeline, next_sequence: int
+) -> tuple[AnswerState, ...]:
+    """What another node needs to go on with the answers from the event `next_sequence` on."""
+    return tuple(_save(answer, config, timeline, next_sequence) for answer in answers)
 
 
-def load_answer(
-    state: AnswerState, config: SessionConfig, timeline: Timeline, *, session_id: str, conversation_id: str
-) -> Answer:
-    """The answer as it was stored."""
-    prompt = Prompt(
-        response_id=state.response_id,
-        session_id=session_id,
-        instructions=config.instructions if state.instructions is None else state.instructions,
-        items=_resolved(state.items, timeline),
-        tools=config.tools if state.tools is None else state.tools,
-        tool_choice=state.tool_choice,
-        max_output_tokens=None if state.max_output_tokens == "inf" else state.max_output_tokens,
-        truncation=state.truncation,
-    )
-    answer = Answer(
-        prompt,
-        conversation_id=conversation_id if state.in_conversation else None,
-        turn_id=state.turn_id,
-        max_output_tokens=state.max_output_tokens,
-        metadata=state.metadata,
-        created_ms=state.created_ms,
-        first_sequence=state.first_sequence,
-    )
-    answer.done = list(_resolved(state.done, timeline))
-    answer.open = _reopened(state.unfinished, len(state.done))
-    answer.first_token_ms = state.first_token_ms
-    answer.num_tokens = state.num_tokens
-    answer.usage = state.usage
-    answer.sent_chars = state.sent_chars
-    return answer
+def load_answers(state: DialogueState, timeline: Timeline, session_id: str, conversation_id: str) -> list[Answer]:
+    """The answers as they were stored."""
+    return [_load(answer, state.config, timeline, session_id, conversation_id) for answer in state.answers]
 
 
 def catch_up(
@@ -125,6 +79,62 @@ def continuation(answer: Answer) -> Prompt:
     first = answer.done[0] if answer.done else answer.unfinished
     spoken = first.text if isinstance(first, MessageItem) else first.text() if isinstance(first, OpenMessage) else ""
     return msgspec.structs.replace(answer.prompt, spoken=spoken)
+
+
+def _save(answer: Answer, config: SessionConfig, timeline: Timeline, next_sequence: int) -> AnswerState:
+    prompt, unfinished = answer.prompt, answer.unfinished
+    return AnswerState(
+        response_id=prompt.response_id,
+        first_sequence=answer.first_sequence,
+        next_sequence=next_sequence,
+        created_ms=answer.created_ms,
+        max_output_tokens=answer.max_output_tokens,
+        tool_choice=prompt.tool_choice,
+        truncation=prompt.truncation,
+        items=_references(prompt.items, timeline),
+        in_conversation=answer.in_conversation,
+        turn_id=answer.turn_id,
+        metadata=answer.metadata,
+        instructions=None if prompt.instructions == config.instructions else prompt.instructions,
+        tools=None if prompt.tools == config.tools else prompt.tools,
+        done=_references(answer.done, timeline),
+        unfinished=unfinished.item("incomplete") if unfinished else None,
+        first_token_ms=answer.first_token_ms,
+        num_tokens=answer.num_tokens,
+        usage=answer.usage,
+        sent_chars=answer.sent_chars,
+    )
+
+
+def _load(
+    state: AnswerState, config: SessionConfig, timeline: Timeline, session_id: str, conversation_id: str
+) -> Answer:
+    prompt = Prompt(
+        response_id=state.response_id,
+        session_id=session_id,
+        instructions=config.instructions if state.instructions is None else state.instructions,
+        items=_resolved(state.items, timeline),
+        tools=config.tools if state.tools is None else state.tools,
+        tool_choice=state.tool_choice,
+        max_output_tokens=None if state.max_output_tokens == "inf" else state.max_output_tokens,
+        truncation=state.truncation,
+    )
+    answer = Answer(
+        prompt,
+        conversation_id=conversation_id if state.in_conversation else None,
+        turn_id=state.turn_id,
+        max_output_tokens=state.max_output_tokens,
+        metadata=state.metadata,
+        created_ms=state.created_ms,
+        first_sequence=state.first_sequence,
+    )
+    answer.done = list(_resolved(state.done, timeline))
+    answer.open = _reopened(state.unfinished, len(state.done))
+    answer.first_token_ms = state.first_token_ms
+    answer.num_tokens = state.num_tokens
+    answer.usage = state.usage
+    answer.sent_chars = state.sent_chars
+    return answer
 
 
 def _read(event: bytes) -> _Entry | None:

@@ -29,7 +29,8 @@ KINDS = [
 NAMES = [
     "type", "event_id", "session", "item", "item_id", "previous_item_id", "response", "response_id", "content", "id", "role", "text",
     "instructions", "tools", "tool_choice", "name", "parameters", "audio", "input", "output", "metadata", "conversation", "call_id",
-    "arguments", "max_output_tokens", "truncation", "prompt", "avatar", "resumption", "content_index", "audio_end_ms", "char_end", "format", "rate",
+    "arguments", "max_output_tokens", "truncation", "prompt", "avatar", "resumption", "content_index", "audio_end_ms", "char_end",
+    "format", "rate",
 ]  # fmt: skip
 WORDS = [
     *KINDS,

@@ -441,3 +441,30 @@ async def test_a_session_of_the_former_shape_is_claimed(redis_store: RedisStore,
     await redis.hset(f"fl:{{0}}:{SESSION}:state", "epoch", "7")
 
     assert (await redis_store.claim(SESSION, "node-2")).epoch == "8.node-2"
+
+
+async def test_an_owner_that_renews_just_before_it_is_adopted_keeps_its_session(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4."""
+    await redis_store.create(make_meta(), "node-1")
+    search = redis_store._run_everywhere
+
+    async def search_and_renew(script: Script, *arguments: str | bytes | int) -> list[object]:
+        found = await search(script, *arguments)
+        monkeypatch.undo()
+        await redis_store.renew("node-1", 60)
+        return found
+
+    monkeypatch.setattr(redis_store, "_run_everywhere", search_and_renew)
+
+    assert await redis_store.adopt("node-2", 10) == []
+    assert await redis_store.append([make_append(1)]) == ["ok"]
+
+
+async def test_a_claim_shortens_no_lease(own_redis: RedisServer, redis_store: RedisStore) -> None:
+    await redis_store.renew("node-1", 60)
+    async with RedisStore(own_redis.url) as store:
+        await store.create(make_meta(), "node-1")
+
+    assert await redis_store.adopt("node-2", 10) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sessions import sqlite_schema
+from sessions import sqlite_schema, sqlite_transactions
 from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.sqlite_store import SqliteStore, StoreInUse
 from sessions.store import encode_placed
@@ -320,3 +320,21 @@ async def test_a_folder_that_is_missing_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="No such file"):
         async with SqliteStore(tmp_path / "missing" / "sessions.sqlite"):
             pass
+
+
+async def test_an_owner_that_renews_just_before_it_is_adopted_keeps_its_session_in_sqlite(
+    sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4."""
+    await sqlite_store.create(make_meta(), "node-1")
+    search = sqlite_transactions.lapsed
+
+    def search_and_renew(database: sqlite3.Connection, owner: str, limit: int, now_ms: int) -> dict[str, str]:
+        found = search(database, owner, limit, now_ms)
+        sqlite_transactions.renew(database, sqlite_transactions.Claimer("node-1", 60_000, now_ms))
+        return found
+
+    monkeypatch.setattr(sqlite_transactions, "lapsed", search_and_renew)
+
+    assert await sqlite_store.adopt("node-2", 10) == []
+    assert await sqlite_store.append([make_append(1)]) == ["ok"]

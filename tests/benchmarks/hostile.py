@@ -23,11 +23,12 @@ import redis
 import uvloop
 from msgspec import Struct
 
+from server.settings import ROOT
 from tests.benchmarks.attack import ATTACKS, Tally
 from tests.benchmarks.figures import Answer, cpu_s, percentile
 from tests.benchmarks.load import Talker, connect
 from tests.benchmarks.results import keep
-from tests.end_to_end.processes import ROOT, SECRET, FluemanProcess, running, token_of
+from tests.end_to_end.processes import SECRET, FluemanProcess, running, token_of
 from tests.services import redis_server
 
 TO_REACH = 1.2
@@ -207,11 +208,17 @@ def report(run: Run, *, num_sessions: int, pace: float) -> list[str]:
     without = [window for window in run.windows if not window.is_attacked]
     attacked = [window for window in run.windows if window.is_attacked]
     gap_ratio = _ratio([window.gaps_ms for window in attacked], [window.gaps_ms for window in without])
+    floor_ms = 1000 / pace
+    late_ratio = _ratio(
+        [[gap - floor_ms for gap in window.gaps_ms] for window in attacked],
+        [[gap - floor_ms for gap in window.gaps_ms] for window in without],
+    )
     first_ratio = _ratio([window.firsts_ms for window in attacked], [window.firsts_ms for window in without])
     lines = [
         f"{num_sessions} good sessions, {pace:g} tokens/s each; {len(attacked)} windows of "
         f"{attacked[0].end_s - attacked[0].begin_s:.0f} s with four hostile clients and as many without, in turn. "
-        f"Ratios of p99, medians over neighbours: gap {gap_ratio:.2f}, first token {first_ratio:.2f} (to reach: at most {TO_REACH}).",
+        f"Ratios of p99, medians over neighbours: gap {gap_ratio:.2f}, first token {first_ratio:.2f} (to reach: at most {TO_REACH}); "
+        f"of what a gap has over the pace {late_ratio:.2f}.",
         "",
         "| | gap p50 / p99 ms | first token p50 / p99 ms | server CPU | greatest RSS MiB |",
         "|---|---|---|---|---|",

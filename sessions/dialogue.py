@@ -5,6 +5,7 @@ commits and applies them in the order of the calls. A chunk of a response that h
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Literal, Self, assert_never
 
 from sessions import client_events as incoming
@@ -112,7 +113,7 @@ class Dialogue:
             num_turns=state.num_turns,
         )
         self._answers = self._answering.open
-        self._broken: set[str] = set()
+        self._broken: AbstractSet[str] = frozenset()
         for answer in recovery.load_answers(state, self._timeline, meta.session_id, self.conversation_id):
             self._answering.add(answer)
 

@@ -8,13 +8,13 @@ import msgspec
 
 from sessions.client_events import ClientEvent, decode_client_event
 from sessions.config import SessionConfig
-from sessions.dialogue import Dialogue, DialogueLimits, DialogueState, decode_state
+from sessions.dialogue import Dialogue, DialogueLimits, DialogueState, EndReason, decode_state
 from sessions.effects import Effects
-from sessions.generation import Chunk, FinishReason, FunctionTool, ToolCallDelta, Usage
+from sessions.generation import Chunk, FinishReason, FunctionTool, Prompt, ToolCallDelta, Usage
 from sessions.items import InputText, MessageItem
-from sessions.records import PredictionRecord, Record, SessionRecord, TurnRecord
+from sessions.records import HeardRecord, PredictionRecord, Record, SentRecord, SessionRecord, TurnRecord
 from sessions.server_events import encode_event
-from sessions.store import PlacedItem, SessionMeta, decode_placed, encode_placed
+from sessions.store import LoadedSession, PlacedItem, SessionMeta, decode_placed, encode_placed
 
 # One JSON object of the wire.
 Json = dict[str, Any]
@@ -103,16 +103,22 @@ class Talk:
         state: DialogueState | None = None,
     ) -> None:
         self.now_ms = NOW_MS
-        self.dialogue = make_dialogue(config=config, limits=limits, state=state)
-        self.limits = limits
+        self.new_id = CountedIds()
+        self.dialogue = make_dialogue(config=config, limits=limits, state=state, new_id=self.new_id)
+        self.limits = limits or DialogueLimits()
+        self._forget()
+        self.take(self.dialogue.open(self.now_ms))
+
+    def _forget(self) -> None:
+        self.history: list[Effects] = []
         self.events: list[Json] = []
+        self.journal: list[bytes] = []
         self.records: list[Record] = []
         self.last = Effects()
         self.stored_items: dict[str, bytes] = {}
         self.stored_state = b""
         self._open: set[str] = set()
         self.ended_responses: list[str] = []
-        self.take(self.dialogue.open(self.now_ms))
 
     def send(self, kind: str, **fields: object) -> list[Json]:
         """A client's event; the events that answer it."""
@@ -143,8 +149,14 @@ class Talk:
         )
         return self.take(effects)
 
-    def end(self) -> list[Json]:
-        return self.take(self.dialogue.end(self.now_ms))
+    def end(self, reason: EndReason = "disconnected") -> list[Json]:
+        return self.take(self.dialogue.end(self.now_ms, reason))
+
+    def detach(self) -> None:
+        assert self.take(self.dialogue.detach(self.now_ms)) == []
+
+    def attach(self) -> None:
+        assert self.take(self.dialogue.attach(self.now_ms)) == []
 
     def answer(self, *chunks: Chunk, **response: object) -> list[Json]:
         """A whole answer, from response.create on."""
@@ -169,8 +181,42 @@ class Talk:
 
     def take(self, effects: Effects) -> list[Json]:
         """Note the effects as a store and a client would."""
+        events = self._note(effects)
+        assert self.dialogue.next_sequence == len(self.events) + 1
+        return events
+
+    def crash(self, *, num_lost: int = 0, num_trimmed: int = 0) -> list[Prompt]:
+        """The node dies, its last inputs with it, and another restores the dialogue; the prompts to go on with.
+
+        The first `num_trimmed` events are gone from the journal.
+        """
+        kept = self.history[: max(1, len(self.history) - num_lost)]
+        self._forget()
+        for effects in kept:
+            self._note(effects)
+        first = decode_state(self.stored_state).first_open_sequence or len(self.journal) + 1
+        self.dialogue = Dialogue.restore(
+            self.loaded(),
+            self.journal[max(first - 1, num_trimmed) :],
+            new_id=self.new_id,
+            expires_at=EXPIRES_AT,
+            model_version="2026-11",
+            limits=self.limits,
+        )
+        assert self.dialogue.next_sequence == len(self.events) + 1
+        return self.dialogue.unfinished()
+
+    def loaded(self) -> LoadedSession:
+        """What another node is given by the store."""
+        placed = tuple(map(decode_placed, self.stored_items.values()))
+        return LoadedSession(META, "2.other", len(self.journal) + 1, 0, self.stored_state, placed)
+
+    def _note(self, effects: Effects) -> list[Json]:
         self.last = effects
-        events: list[Json] = [msgspec.json.decode(encode_event(event)) for event in effects.events]
+        self.history.append(effects)
+        encoded = [encode_event(event) for event in effects.events]
+        events: list[Json] = [msgspec.json.decode(event) for event in encoded]
+        self.journal += encoded
         for event in events:
             self._check(event)
             self.events.append(event)
@@ -181,7 +227,6 @@ class Talk:
             self.stored_items[placed.item.id] = encode_placed(placed)
         if effects.state is not None:
             self.stored_state = effects.state
-        assert self.dialogue.next_sequence == len(self.events) + 1
         return events
 
     def rebuilt(self) -> Dialogue:
@@ -200,6 +245,14 @@ class Talk:
     @property
     def predictions(self) -> list[PredictionRecord]:
         return [record for record in self.records if isinstance(record, PredictionRecord)]
+
+    @property
+    def heard(self) -> list[HeardRecord]:
+        return [record for record in self.records if isinstance(record, HeardRecord)]
+
+    @property
+    def sent(self) -> list[SentRecord]:
+        return [record for record in self.records if isinstance(record, SentRecord)]
 
     @property
     def session_records(self) -> list[SessionRecord]:
@@ -224,8 +277,9 @@ class Talk:
 
 
 def fold(events: Iterable[Json]) -> list[Json]:
-    """The conversation as a client sees it that believes the conversation.item.* events and nothing else."""
+    """The conversation as a client sees it that believes the conversation's events and nothing else."""
     items: list[Json] = []
+    wholes: dict[str, Json] = {}
     for event in events:
         match event["type"]:
             case "conversation.item.added":
@@ -237,8 +291,22 @@ def fold(events: Iterable[Json]) -> list[Json]:
                 assert event["previous_item_id"] == (_ids(items)[index - 1] if index else None)
                 items[index] = event["item"]
             case "conversation.item.deleted":
+                wholes.pop(event["item_id"], None)
                 del items[_ids(items).index(event["item_id"])]
+            case "avatar.item.truncated":
+                index = _ids(items).index(event["item_id"])
+                whole = wholes.setdefault(event["item_id"], items[index])
+                items[index] = _cut(whole, event["char_end"])
     return items
+
+
+def _cut(whole: Json, char_end: int) -> Json:
+    text = "".join(part["text"] for part in whole["content"])
+    first = whole["content"][0]["text"] if whole["content"] else ""
+    heard = first.encode("utf-16-le")[: 2 * char_end].decode("utf-16-le")
+    if heard == text:
+        return whole
+    return whole | {"status": "incomplete", "content": [{"type": "output_text", "text": heard}]}
 
 
 def wire_items(dialogue: Dialogue) -> list[Json]:

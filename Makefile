@@ -4,7 +4,7 @@ BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: run install test check fix bench bench-gpu clean
+.PHONY: run install test check fix bench bench-gpu bench-takeover bench-cancel bench-hostile soak clean
 
 run: install ## install what a laptop needs and serve the demo on http://127.0.0.1:8000
 	FLUEMAN_LOG_FORMAT=$${FLUEMAN_LOG_FORMAT:-console} $(BIN)/flueman serve --host $(HOST) --port $(PORT)
@@ -32,6 +32,18 @@ bench: .venv/installed-dev ## speed and memory as ratios in one run; appends to 
 
 bench-gpu: .venv/installed-dev ## the same against bare vLLM on a GPU; skipped where there is none
 	$(BIN)/python -m tests.benchmarks.gpu
+
+bench-takeover: .venv/installed-dev ## nodes killed in the middle of answers: who goes on, and how soon; appends to RESULTS.md
+	$(BIN)/python -m tests.benchmarks.takeover
+
+bench-cancel: .venv/installed-dev ## cancels at random moments among 200 busy sessions: how soon, and what goes on after; appends to RESULTS.md
+	$(BIN)/python -m tests.benchmarks.cancel
+
+bench-hostile: .venv/installed-dev ## 500 good sessions with and without hostile clients, in turn; appends to RESULTS.md
+	$(BIN)/python -m tests.benchmarks.hostile
+
+soak: .venv/installed-dev ## half an hour of sessions that come and go: memory, files, tasks and keys stay flat; appends to RESULTS.md
+	$(BIN)/python -m tests.benchmarks.soak
 
 clean: ## forget the installation; `var/` stays
 	rm -rf .venv node_modules tests/conformance/node_modules tests/conformance/.venv-*

@@ -1,12 +1,16 @@
-"""The command line: `flueman serve | write | migrate | token`. Reads the settings, does one thing, says clearly what is wrong."""
+"""The command line: `flueman serve | write | migrate | outbox | token`. Reads the settings, does one thing, says clearly what is wrong."""
 
 import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec.json import encode
 
 from server.settings import Settings, SettingsError, load_settings
+from sessions.errors import SessionError
+from sessions.store import Store
 
 EXIT_FAILED = 1
 EXIT_BAD_SETTINGS = 2
@@ -15,6 +19,11 @@ _EPILOG = """\
 Settings are FLUEMAN_* variables, in the environment or in .env; .env.example lists them all. With none set, `flueman serve` keeps
 everything under ./var: SQLite for sessions and tables, a folder for the archive, the shipped demo model on the CPU.
 """
+
+_OUTBOX = (
+    "A record that is refused again and again, by the database or the archive, becomes a dead letter: "
+    "kept with its error until it is retried. The embedded store is open to one process: stop the server first."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate.set_defaults(command=_migrate)
 
+    outbox = commands.add_parser(
+        "outbox", help="records that could not be stored: see them, have them tried again", description=_OUTBOX
+    )
+    deeds = outbox.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    dead = deeds.add_parser("dead", help="list the dead letters, oldest first", description=_dead.__doc__)
+    dead.add_argument("--limit", type=_count, default=100, metavar="N", help="how many at most, default 100")
+    dead.set_defaults(command=_dead)
+    retry = deeds.add_parser("retry", help="put dead letters back, to be stored", description=_retry.__doc__)
+    retry.add_argument("--limit", type=_count, metavar="N", help="how many at most, oldest first; default all")
+    retry.set_defaults(command=_retry)
+
     token = commands.add_parser("token", help="print an access token", description=_token.__doc__)
     token.add_argument("--sub", required=True, metavar="NAME", help="the user it speaks for")
     token.add_argument("--role", choices=("user", "support", "admin"), default="user", help="default user")
@@ -105,6 +125,57 @@ def _migrate(settings: Settings, _: argparse.Namespace) -> int:
     from server.wiring import run_migrations
 
     run_migrations(settings)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return int(text)
+
+
+def _dead(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print a JSON line for each dead letter: its error, how often it was tried, its kind and its session. Never what it says."""
+    from server.outbox import dead_letters
+
+    async def show(store: Store) -> None:
+        for note in await dead_letters(store, arguments.limit):
+            print(encode(note).decode())
+
+    return _on_store(settings, show)
+
+
+def _retry(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Put dead letters back into the outbox, where a writer takes them, and print how many as a JSON line."""
+    from server.outbox import revive
+
+    async def put_back(store: Store) -> None:
+        num_revived = 0
+        try:
+            async for num_more in revive(store, arguments.limit):
+                num_revived += num_more
+        finally:
+            print(encode({"revived": num_revived}).decode())
+
+    return _on_store(settings, put_back)
+
+
+def _on_store(settings: Settings, work: Callable[[Store], Awaitable[None]]) -> int:
+    """Do this with the store open; one plain line when it cannot be had."""
+    from server.logs import configure_logs
+    from server.wiring import make_store
+
+    async def with_store() -> None:
+        async with make_store(settings) as store:
+            await work(store)
+
+    # What the store logs is no part of the answer.
+    configure_logs(level=settings.log_level, format=settings.log_format, stream=sys.stderr)
+    try:
+        asyncio.run(with_store())
+    except SessionError as error:
+        print(f"flueman: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return 0
 
 

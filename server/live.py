@@ -1,4 +1,4 @@
-"""The live sessions of one process: each dialogue with its connection, its running answers and its place in the journal.
+"""One live session: its dialogue with its connection, its running answers and its place in the journal.
 
 Order is the order of calls on the event loop: a client's frame and an engine's chunk are both handed to the dialogue in one synchronous
 call, whose effects go to the journal before anything else can happen. So there is no inbox to lock or to drain; backpressure is `room`.
@@ -6,78 +6,38 @@ call, whose effects go to the journal before anything else can happen. So there 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
-from engine.base import Engine, EngineError, EngineOverloaded, PromptTooLong
+from engine.base import EngineError, EngineOverloaded, PromptTooLong
+from server.feed import Connection, Feed, WindowGone, read_journal
 from server.identifiers import new_id
-from sessions.client_events import RefusedEvent, ResponseCreate, decode_client_event
-from sessions.config import SessionConfig
-from sessions.dialogue import Dialogue, DialogueLimits, DialogueState
+from sessions.client_events import ItemCreate, RefusedEvent, ResponseCreate, decode_client_event
+from sessions.dialogue import Dialogue, EndReason
 from sessions.effects import Close, Effects
+from sessions.errors import StoreUnavailable
 from sessions.generation import Prompt
-from sessions.journal import Journal
-from sessions.server_events import with_sequence_number
-from sessions.store import Append, AppendStatus, SessionMeta, Store
+from sessions.server_events import ErrorEvent, encode_event, with_sequence_number
+from sessions.store import Append, AppendStatus, SessionMeta
 from sessions.wire_errors import BadEvent, WireError
+
+if TYPE_CHECKING:
+    from server.node import Node
 
 _log = structlog.get_logger(__name__)
 
 _MAX_UNCOMMITTED_EVENTS = 256
+CLOSE_DAMAGED = 1011
 CLOSE_RESTARTING = 1012
+CLOSE_TRY_AGAIN = 1013
+CLOSE_SUPERSEDED = 4001
 _CLOSING = BadEvent("server_error", "The session is closing; connect again.", type="server_error")
-
-
-class Connection(Protocol):
-    """Where a session's events are sent."""
-
-    @property
-    def is_congested(self) -> bool:
-        """Whether so much is unsent that answers should wait."""
-
-    def send_texts(self, payloads: list[bytes]) -> None:
-        """Send each payload as one text message, or drop all when closing."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Start the closing handshake."""
-
-
-class _Gone:
-    """The connection of a session that has none any more."""
-
-    is_congested = False
-
-    def send_texts(self, payloads: list[bytes]) -> None:
-        """Nobody is there; the journal has it."""
-
-    def close(self, code: int, reason: str) -> None:
-        """It is closed."""
-
-
-_GONE = _Gone()
-
-
-class NodeLimits(Protocol):
-    """The bounds of a node and its sessions; `server.settings.Settings` has them."""
-
-    @property
-    def max_sessions(self) -> int: ...
-    @property
-    def max_session_s(self) -> float: ...
-    @property
-    def max_items(self) -> int: ...
-    @property
-    def max_responses_per_session(self) -> int: ...
-    @property
-    def max_instructions_chars(self) -> int: ...
-    @property
-    def max_item_chars(self) -> int: ...
-
-
-class NodeFull(Exception):
-    """The node has as many sessions as it may, or takes no more since it stops."""
+_STORE_AWAY = BadEvent(
+    "server_error", "The conversation cannot be stored now; try again in 2 seconds.", type="server_error"
+)
+_UNCONTINUABLE = "The server that was answering stopped, and the answer could not be continued."
 
 
 class LiveSession:
@@ -85,49 +45,93 @@ class LiveSession:
 
     __slots__ = (
         "_answers",
+        "_catching_up",
         "_close",
-        "_connection",
         "_dialogue",
         "_expiry",
-        "_is_numbered",
+        "_feed",
+        "_grace",
         "_node",
         "_num_uncommitted",
+        "_rescue",
         "_room",
+        "_unstored",
         "epoch",
+        "meta",
         "on_room",
-        "session_id",
     )
 
-    def __init__(
-        self, node: "Node", dialogue: Dialogue, *, session_id: str, epoch: int, connection: Connection
-    ) -> None:
+    def __init__(self, node: "Node", dialogue: Dialogue, *, meta: SessionMeta, epoch: str, feed: Feed) -> None:
         self._node = node
         self._dialogue = dialogue
-        self._connection = connection
+        self._feed = feed
         self._answers: dict[str, asyncio.Task[None]] | None = None
         self._num_uncommitted = 0
         self._room: asyncio.Event | None = None
         self._close: Close | None = None
-        self._is_numbered = False
         self._expiry: asyncio.TimerHandle | None = None
-        self.session_id = session_id
+        self._grace: asyncio.TimerHandle | None = None
+        self._catching_up: asyncio.Task[None] | None = None
+        self._rescue: asyncio.Task[None] | None = None
+        self._unstored: list[Append] = []
+        self.meta = meta
         self.epoch = epoch
         # Called once, after the next commit; who waits for room then looks again.
         self.on_room: Callable[[], None] | None = None
 
     @property
+    def session_id(self) -> str:
+        """Whose journal this is."""
+        return self.meta.session_id
+
+    @property
     def has_room(self) -> bool:
         """Whether few enough events wait for their commit; when not, whoever makes more waits for `room` or `on_room`."""
-        return self._num_uncommitted <= _MAX_UNCOMMITTED_EVENTS
+        return self._num_uncommitted <= _MAX_UNCOMMITTED_EVENTS and self._rescue is None
 
     @property
     def is_answering(self) -> bool:
         """Whether an answer is in progress."""
         return self._dialogue.num_answers > 0
 
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the client asked that the session outlives its connection."""
+        resumption = self._dialogue.config.resumption
+        return resumption is not None and resumption.enabled
+
+    # From the connection
+
     def begin(self) -> None:
         """The session's first event."""
         self._apply(self._dialogue.open(self._node.now_ms()))
+
+    def attach(self, connection: Connection, *, after: int) -> None:
+        """A connection that has seen the events up to `after`: it gets what it missed, then what is committed. An older one is closed."""
+        self._stop_timers()
+        self._close = None
+        old = self._feed.connection
+        self._feed.attach(connection)
+        old.close(CLOSE_SUPERSEDED, "superseded by another connection")
+        self._apply(self._dialogue.attach(self._node.now_ms()))
+        self._catching_up = self._node.start(self._catch_up(connection, after))
+
+    def lost(self, connection: Connection, *, by_choice: bool) -> None:
+        """That connection is gone. A client that left by choice ends its session; another may come back within the grace."""
+        if connection is not self._feed.connection:
+            return
+        self._stop_timers()
+        self._feed.detach()
+        self.on_room = None
+        self.wake()
+        if self not in self._node:
+            return
+        if by_choice or not self.is_resumable:
+            self.end("client_closed" if by_choice else "disconnected")
+            return
+        self._close = None
+        self._apply(self._dialogue.detach(self._node.now_ms()))
+        self._wait_for_return()
 
     def expire_at(self, when_s: float, *, code: int, reason: str) -> None:
         """Close the connection at that time of the event loop's clock."""
@@ -142,25 +146,43 @@ class LiveSession:
             event = decode_client_event(frame)
         except RefusedEvent as refused:
             self._apply(self._dialogue.refuse(refused))
-        else:
-            if self._close is not None and isinstance(event, ResponseCreate):
-                # Answer upon answer would keep the connection open for ever.
-                self._apply(self._dialogue.report(_CLOSING.as_wire_error(event.event_id)))
-                return
-            self._apply(self._dialogue.receive(event, self._node.now_ms()))
+            return
+        if isinstance(event, ItemCreate | ResponseCreate) and self._refuses(event):
+            return
+        self._apply(self._dialogue.receive(event, self._node.now_ms()))
+
+    def _refuses(self, event: ItemCreate | ResponseCreate) -> bool:
+        node = self._node
+        if node.journal.failure() is not None:
+            # Nothing can be journaled, so this one event is sent without; it says nothing of the conversation.
+            error = ErrorEvent(new_id("event_"), _STORE_AWAY.as_wire_error(event.event_id))
+            self._feed.connection.send_texts([encode_event(error)])
+            return True
+        if node.refusal is not None:
+            error_of_node = BadEvent("server_error", node.refusal, type="server_error")
+            self._apply(self._dialogue.report(error_of_node.as_wire_error(event.event_id)))
+            return True
+        if self._close is not None and isinstance(event, ResponseCreate):
+            # Answer upon answer would keep the connection open for ever.
+            self._apply(self._dialogue.report(_CLOSING.as_wire_error(event.event_id)))
+            return True
+        return False
 
     async def room(self) -> None:
         """Return when an answer may go on: the journal has room for its events and the connection is not congested."""
-        while not self.has_room or self._connection.is_congested:
-            if self._room is None:
-                self._room = asyncio.Event()
-            self._room.clear()
-            await self._room.wait()
+        while not self.has_room or self._feed.connection.is_congested:
+            await self._next_commit()
 
     def wake(self) -> None:
-        """Let waiting answers look again whether there is room."""
+        """Let whoever waits for room look again whether there is any."""
         if self._room is not None:
             self._room.set()
+
+    async def _next_commit(self) -> None:
+        if self._room is None:
+            self._room = asyncio.Event()
+        self._room.clear()
+        await self._room.wait()
 
     def reject(self, error: WireError, code: int) -> None:
         """Tell the client of a mistake that ends its connection."""
@@ -173,28 +195,119 @@ class LiveSession:
         self._close = Close(code, reason)
         self._close_when_done()
 
-    def cut(self, *, code: int, reason: str) -> None:
-        """Close the connection and end the session now."""
-        self._connection.close(code, reason)
-        if self in self._node:  # unless the connection, closing, has ended it already
-            self.end()
+    async def _catch_up(self, connection: Connection, after: int) -> None:
+        feed = self._feed
+        try:
+            if feed.holds(after):
+                self._greet(connection, after, is_gap=False)
+            else:
+                after = await self._tell_history(connection)
+            await feed.catch_up(self._node.store, self.session_id, after=after, room=self.room)
+        except (StoreUnavailable, WindowGone) as error:
+            _log.warning("session.not_caught_up", session_id=self.session_id, reason=str(error))
+            connection.close(CLOSE_TRY_AGAIN, "the missed events cannot be read now; resume again")
+        except Exception:
+            _log.exception("session.catch_up_crashed", session_id=self.session_id)
+            connection.close(CLOSE_DAMAGED, "internal error")
+        else:
+            self._close_when_done()
 
-    def end(self) -> None:
-        """The connection is gone and with it the session."""
-        self.on_room = None
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._connection = _GONE
-        self._apply(self._dialogue.end(self._node.now_ms()))
+    def _greet(self, connection: Connection, sequence: int, *, is_gap: bool) -> None:
+        _log.info("session.resumed", session_id=self.session_id, is_gap=is_gap)
+        events = self._dialogue.greeting(resumed=not is_gap, gap=is_gap)
+        connection.send_texts([with_sequence_number(encode_event(event), sequence) for event in events])
+
+    async def _tell_history(self, connection: Connection) -> int:
+        """In place of events that are gone: the items, then what is journaled of open answers; the number up to which this tells all."""
+        feed, dialogue = self._feed, self._dialogue
+        while True:
+            while self._num_uncommitted:
+                await self._next_commit()  # what is told must be durable
+            first, last = dialogue.first_open_sequence, feed.committed
+            events: list[bytes] = []
+            if first is not None and feed.holds(first - 1):
+                events = await read_journal(self._node.store, self.session_id, first, last)
+            if feed.committed == last and not self._num_uncommitted:
+                break  # else the dialogue has moved on meanwhile, and the two would not fit
+        self._greet(connection, last, is_gap=True)
+        open_events = dialogue.after_gap(events, last - len(events) + 1)
+        connection.send_texts([with_sequence_number(event, sequence) for sequence, event in open_events])
+        return last
+
+    # From the node
+
+    def go_on(self) -> None:
+        """Continue the answers that another owner had begun; fail those that cannot be continued."""
+        for response_id in self._dialogue.broken:
+            self._fail(response_id, "server_error", _UNCONTINUABLE)
+        for prompt in self._dialogue.unfinished():
+            self._start_answer(prompt)
+        self._apply(self._dialogue.detach(self._node.now_ms()))
+        self._wait_for_return()
+
+    def close_down(self) -> None:
+        """Another owner left it, and nobody can come back to it: its open answers fail, it ends."""
+        open_ids = [prompt.response_id for prompt in self._dialogue.unfinished()]
+        for response_id in (*self._dialogue.broken, *open_ids):
+            self._fail(response_id, "server_error", _UNCONTINUABLE)
+        self.end("disconnected")
+
+    def end(self, reason: EndReason) -> None:
+        """Nobody is there any more: answers are cancelled, the session ends until somebody resumes it."""
+        self._leave()
+        self._apply(self._dialogue.end(self._node.now_ms(), reason=reason))
         self._node.remove(self)
+        _log.info("session.ended", session_id=self.session_id, reason=reason)
+
+    def hand_over(self) -> None:
+        """The node stops: close the connection; what is not finished, another node goes on with, if the client wants that."""
+        connection = self._feed.connection
+        if self.is_resumable:
+            self._leave()
+            self._stop_answers()
+            self._node.remove(self)
+        else:
+            self.end("disconnected")
+        connection.close(CLOSE_RESTARTING, "the server restarts")
+
+    def superseded(self) -> None:
+        """Another node has the session: nothing more may be said here."""
+        self._drop(CLOSE_SUPERSEDED, "superseded by another connection")
+
+    def _drop(self, code: int, reason: str) -> None:
+        connection = self._feed.connection
+        self._leave()
+        self._stop_answers()
+        self._node.remove(self)
+        connection.close(code, reason)
+
+    def _leave(self) -> None:
+        self._stop_timers()
+        self._feed.detach()
+        self.on_room = None
+        self.wake()
+
+    def _wait_for_return(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._grace = loop.call_later(self._node.resume_grace_s, self.end, "disconnected")
+
+    def _stop_timers(self) -> None:
+        for pending in (self._expiry, self._grace, self._catching_up):
+            if pending is not None:
+                pending.cancel()
+        self._expiry = self._grace = self._catching_up = None
+
+    def _expire(self, close: Close) -> None:
+        self._apply(self._dialogue.expire(self._node.now_ms(), code=close.code, reason=close.reason))
+
+    # From the journal
 
     def committed(self, part: Append) -> None:
         """Deliver what the journal holds."""
         events = part.events
-        self._num_uncommitted -= len(events)
-        if self._is_numbered:
-            events = [with_sequence_number(event, part.first_sequence + index) for index, event in enumerate(events)]
-        self._connection.send_texts(events)
+        if events:
+            self._num_uncommitted -= len(events)
+            self._feed.deliver(part.first_sequence, events)
         if self._room is not None:
             self._room.set()
         if self.on_room is not None:
@@ -203,31 +316,80 @@ class LiveSession:
         if self._close is not None:
             self._close_when_done()
 
-    def refused(self, status: AppendStatus) -> None:
-        """Somebody else owns the session, or the store lost part of it: nothing more may be said here."""
-        _log.warning("session.append_refused", session_id=self.session_id, status=status)
-        self._stop_answers()
-        if status == "fenced":
-            self._connection.close(4001, "superseded by another connection")
-        else:
-            self._connection.close(1011, "the session's journal is damaged")
+    def refused(self, part: Append, status: AppendStatus) -> None:
+        """Somebody else owns the session, or the store lost part of it, which is then written back."""
+        is_stale = part.epoch != self.epoch  # made before the session was written back
+        if status == "fenced" and not is_stale and self._rescue is None:
+            _log.info("session.superseded", session_id=self.session_id)
+            self.superseded()
+            return
+        self._unstored.append(part)
+        self.wake()
+        if self._rescue is None:
+            if not is_stale:
+                _log.error("session.store_lost_it", session_id=self.session_id, status=status)
+            self._rescue = self._node.start(self._write_back(is_lost=not is_stale))
 
-    def _expire(self, close: Close) -> None:
-        self._apply(self._dialogue.expire(self._node.now_ms(), code=close.code, reason=close.reason))
+    def abandoned(self) -> None:
+        """The store was away for too long. What it holds is claimed anew when it is back."""
+        self._drop(CLOSE_TRY_AGAIN, "the conversation cannot be stored now; resume later")
+        self._node.give_up(self)
+
+    async def _write_back(self, *, is_lost: bool) -> None:
+        """Give the store what it refused; before that, where it came back empty or older, the dialogue. Its journal starts anew then."""
+        try:
+            if is_lost and not await self._restore():
+                self.superseded()
+                return
+            while self._unstored or self._num_uncommitted:
+                if not self._unstored:
+                    await self._next_commit()  # what was on its way meanwhile is refused too
+                    continue
+                part = self._unstored[0]
+                part.epoch = self.epoch
+                (status,) = await self._node.store.append([part])
+                if status not in ("ok", "dup"):
+                    self.superseded()
+                    return
+                del self._unstored[0]
+                self.committed(part)
+        except StoreUnavailable:
+            self.abandoned()
+        finally:
+            self._rescue = None
+            self.wake()
+
+    async def _restore(self) -> bool:
+        node, feed, dialogue = self._node, self._feed, self._dialogue
+        epoch = await node.store.restore(
+            self.meta,
+            node.name,
+            self.epoch,
+            next_sequence=feed.committed + 1,
+            config=dialogue.encoded_state(),
+            items=dialogue.placed_items,
+        )
+        if epoch is None:
+            return False
+        self.epoch = epoch
+        feed.archived = feed.committed
+        return True
 
     def _close_when_done(self) -> None:
         close = self._close
-        if close is not None and self._num_uncommitted == 0 and not self.is_answering:
-            self._connection.close(close.code, close.reason)
+        if close is None or self._num_uncommitted or self.is_answering or self._feed.is_behind:
+            return
+        self._feed.connection.close(close.code, close.reason)
+
+    # Effects and answers
 
     def _apply(self, effects: Effects) -> None:
         num_events = len(effects.events)
-        if num_events or effects.records:
+        if num_events or effects.records or effects.state is not None:
             self._num_uncommitted += num_events
             self._node.journal.append(self, self._dialogue.next_sequence - num_events, effects)
         if effects.state is not None:
-            resumption = self._dialogue.config.resumption
-            self._is_numbered = resumption is not None and resumption.enabled
+            self._feed.is_numbered = self.is_resumable
         if effects.generate is not None:
             self._start_answer(effects.generate)
         for response_id in effects.aborts:
@@ -252,7 +414,7 @@ class LiveSession:
 
     async def _answer(self, prompt: Prompt) -> None:
         response_id = prompt.response_id
-        node, dialogue, connection = self._node, self._dialogue, self._connection
+        node, dialogue, feed = self._node, self._dialogue, self._feed
         try:
             async with contextlib.aclosing(node.engine.generate(prompt)) as chunks:
                 async for chunk in chunks:
@@ -261,7 +423,7 @@ class LiveSession:
                         node.journal.append_event(self, dialogue.next_sequence - 1, event)
                     else:
                         self._apply(dialogue.advance(response_id, chunk, node.now_ms()))
-                    if self._num_uncommitted > _MAX_UNCOMMITTED_EVENTS or connection.is_congested:
+                    if self._num_uncommitted > _MAX_UNCOMMITTED_EVENTS or feed.connection.is_congested:
                         await self.room()
             self._fail(response_id, "server_error", "The engine ended the answer early.")
         except EngineError as error:
@@ -280,101 +442,6 @@ class LiveSession:
     def _fail(self, response_id: str, code: str, message: str) -> None:
         """End the response as failed; without effect when it has ended already."""
         self._apply(self._dialogue.fail(response_id, code=code, message=message, now_ms=self._node.now_ms()))
-
-
-class Node:
-    """All live sessions of this process, and what they share."""
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        journal: Journal,
-        engine: Engine,
-        limits: NodeLimits,
-        name: str,
-        model_version: str,
-        now_ms: Callable[[], int],
-        tasks: asyncio.TaskGroup,
-    ) -> None:
-        self.journal = journal
-        self.engine = engine
-        self.now_ms = now_ms
-        self._store = store
-        self._limits = limits
-        self._name = name
-        self._model_version = model_version
-        self._tasks = tasks
-        self._sessions: set[LiveSession] = set()
-        self._num_opening = 0
-        self._is_draining = False
-        self._dialogue_limits = DialogueLimits(
-            max_items=limits.max_items,
-            max_answers=limits.max_responses_per_session,
-            max_instructions_chars=limits.max_instructions_chars,
-            max_item_chars=limits.max_item_chars,
-        )
-
-    @property
-    def num_sessions(self) -> int:
-        """Sessions that live here now."""
-        return len(self._sessions)
-
-    def __contains__(self, session: LiveSession) -> bool:
-        return session in self._sessions
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the node takes no new sessions because it stops."""
-        return self._is_draining
-
-    def check_room(self) -> None:
-        """`NodeFull` when no further session may be opened here."""
-        if self._is_draining:
-            raise NodeFull("The server is stopping; connect again.")
-        if len(self._sessions) + self._num_opening >= self._limits.max_sessions:
-            raise NodeFull("The server has no room for another session; try again soon.")
-
-    async def open(self, *, user_id: str, client_id: str, config: SessionConfig, connection: Connection) -> LiveSession:
-        """A new session for this connection, to be begun; `NodeFull` or `StoreUnavailable` when it cannot be had."""
-        self.check_room()
-        session_id = new_id("sess_")
-        now_ms = self.now_ms()
-        meta = SessionMeta(session_id, user_id, client_id, config.model, now_ms)
-        self._num_opening += 1
-        try:
-            epoch = await self._store.create(meta, self._name)
-        finally:
-            self._num_opening -= 1
-        dialogue = Dialogue(
-            meta,
-            DialogueState(config),
-            new_id=new_id,
-            expires_at=now_ms // 1000 + int(self._limits.max_session_s),
-            model_version=self._model_version,
-            limits=self._dialogue_limits,
-        )
-        session = LiveSession(self, dialogue, session_id=session_id, epoch=epoch, connection=connection)
-        self._sessions.add(session)
-        return session
-
-    def start(self, answer: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run an answer as a task of this node."""
-        return self._tasks.create_task(answer)
-
-    def remove(self, session: LiveSession) -> None:
-        """Forget a session that has ended."""
-        self._sessions.discard(session)
-
-    def drain(self) -> None:
-        """Take no new sessions from here on."""
-        self._is_draining = True
-
-    def shut_down(self) -> None:
-        """The grace is over: end every session that is still here, its answers with it."""
-        self.drain()
-        for session in tuple(self._sessions):
-            session.cut(code=CLOSE_RESTARTING, reason="the server restarts")
 
 
 def _public_message(error: EngineError) -> str:

@@ -8,31 +8,36 @@ import time
 
 import msgspec
 import structlog
+from msgspec import Struct
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from server.admission import TooManyConnections
 from server.auth import SUBPROTOCOL, SUBPROTOCOL_TOKEN_PREFIX, AuthError, Principal, check_origin, credentials
 from server.identifiers import new_id
-from server.live import CLOSE_RESTARTING, LiveSession, NodeFull
+from server.live import CLOSE_RESTARTING, CLOSE_TRY_AGAIN, LiveSession
+from server.node import NodeFull
 from server.problems import auth_problem_response, problem_response
 from server.services import Services, services_of
 from server.throttle import Throttle
 from server.websocket_protocol import EXTENSION, FluemanWebSocketProtocol
 from sessions.config import SessionConfig, merge, parse_session_patch
-from sessions.errors import StoreUnavailable
+from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.records import RequestRecord
 from sessions.server_events import ErrorEvent, encode_event
 from sessions.wire_errors import BadEvent, WireError
 
 _log = structlog.get_logger(__name__)
 
+CLOSE_NORMAL = 1000
 CLOSE_SESSION_OVER = 1001
 CLOSE_BINARY = 1003
 CLOSE_BUG = 1011
 CLOSE_UNAUTHENTICATED = 3000
 CLOSE_BAD_REQUEST = 4000
 CLOSE_TOKEN_EXPIRED = 4401
+MAX_SEQUENCE_DIGITS = 15
+MAX_ID_CHARS = 64
 RETRY_AFTER_S = 2
 PATH = "/v1/realtime"
 
@@ -51,12 +56,10 @@ async def realtime(websocket: WebSocket) -> None:
         return
     entry.user_id = principal.subject
     try:
-        config = _config(websocket, services, principal)
+        asked = _asked(websocket, services, principal)
     except BadEvent as mistake:
         entry.close(400)
-        await websocket.accept(presented.subprotocol)
-        reason = f"{mistake.type}.{mistake.code}"
-        _say_goodbye(websocket, mistake.as_wire_error(None), CLOSE_BAD_REQUEST, reason)
+        await _refuse_in_band(websocket, mistake, presented.subprotocol)
         return
     address = websocket.client.host if websocket.client else ""
     try:
@@ -67,7 +70,10 @@ async def realtime(websocket: WebSocket) -> None:
         return
     visit = Visit(services, entry, principal.subject, address, websocket.scope["extensions"][EXTENSION])
     try:
-        await visit.open(websocket, config, principal, presented.subprotocol)
+        await visit.open(websocket, asked, principal, presented.subprotocol)
+    except SessionNotFound:
+        visit.end(404)
+        await _not_found(websocket, presented.subprotocol)
     except (NodeFull, StoreUnavailable) as full:
         visit.end(503)
         _log.warning("session.not_opened", reason=str(full))
@@ -76,6 +82,13 @@ async def realtime(websocket: WebSocket) -> None:
     except BaseException:
         visit.end(500)
         raise
+
+
+class Return(Struct, frozen=True):
+    """A client that comes back to a session of its own, having seen the events up to `starting_after`."""
+
+    session_id: str
+    starting_after: int
 
 
 class _Entry:
@@ -130,21 +143,29 @@ class Visit:
         self._timer: asyncio.TimerHandle | None = None
 
     async def open(
-        self, websocket: WebSocket, config: SessionConfig, principal: Principal, subprotocol: str | None
+        self, websocket: WebSocket, asked: SessionConfig | Return, principal: Principal, subprotocol: str | None
     ) -> None:
-        """Open the session, accept the connection and tie the two."""
+        """Open the session, or find the one to resume; accept the connection and tie the two."""
         assert self._services is not None
-        session = await self._services.node.open(
-            user_id=principal.subject, client_id=principal.client_id, config=config, connection=self._protocol
-        )
+        node = self._services.node
+        user_id, client_id = principal.subject, principal.client_id
+        if isinstance(asked, Return):
+            session = await node.resume(asked.session_id, user_id=user_id, client_id=client_id)
+        else:
+            session = await node.open(user_id=user_id, client_id=client_id, config=asked, connection=self._protocol)
         self._session = session
         self._entry.session_id = session.session_id
         await websocket.accept(subprotocol)
-        _log.info(
-            "session.opened", session_id=session.session_id, user_id=principal.subject, client_id=principal.client_id
-        )
+        if isinstance(asked, Return):
+            if session not in node:
+                self._protocol.close(CLOSE_TRY_AGAIN, "the session is moving; resume again")
+                self.end(101)
+                return
+            session.attach(self._protocol, after=asked.starting_after)
+        else:
+            _log.info("session.opened", session_id=session.session_id, user_id=user_id, client_id=client_id)
+            session.begin()
         _set_expiry(session, self._services, principal)
-        session.begin()
         self._protocol.attach(self)
 
     def received_text(self, text: str) -> None:
@@ -191,7 +212,7 @@ class Visit:
             self._session.finish(code=CLOSE_RESTARTING, reason="the server restarts")
 
     def end(self, status: int) -> None:
-        """End the session, if it began, and give back what the connection held; further calls do nothing."""
+        """Untie the session, if there is one, and give back what the connection held; further calls do nothing."""
         services, self._services = self._services, None
         if services is None:
             return
@@ -200,8 +221,7 @@ class Visit:
             self._timer.cancel()
         session, self._session = self._session, None
         if session is not None:
-            session.end()
-            _log.info("session.ended", session_id=session.session_id)
+            session.lost(self._protocol, by_choice=self._protocol.client_code == CLOSE_NORMAL)
         self._entry.close(status)
 
     def _end_throttle(self) -> None:
@@ -217,11 +237,22 @@ class Visit:
             self._session.on_room = self._resume
 
 
-def _config(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig:
-    """The session's first configuration: the model from the URL, the rest from the client secret if one carries it."""
+def _asked(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig | Return:
+    """What the client came for: a new session with this configuration, or one that it had begun."""
     if "realtime=v1" in websocket.headers.get("openai-beta", ""):
         message = "The Realtime beta is not served; remove the OpenAI-Beta header to use the GA shape."
         raise BadEvent("beta_api_shape_disabled", message)
+    conversation_id = websocket.query_params.get("conversation_id")
+    if conversation_id is None:
+        return _config(websocket, services, principal)
+    after = websocket.query_params.get("starting_after", "0")
+    if not (after.isascii() and after.isdigit() and len(after) <= MAX_SEQUENCE_DIGITS):
+        raise BadEvent("invalid_value", "starting_after must be a sequence number.", "starting_after")
+    return Return("sess_" + conversation_id.removeprefix("conv_")[:MAX_ID_CHARS], int(after))
+
+
+def _config(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig:
+    """A new session's configuration: the model from the URL, the rest from the client secret if one carries it."""
     config = SessionConfig(model="")
     asked = websocket.query_params.get("model")
     if principal.session_config is not None:
@@ -245,6 +276,21 @@ def _set_expiry(session: LiveSession, services: Services, principal: Principal) 
     minutes = round(services.max_session_s / 60)
     reason = f"Your session hit the maximum duration of {minutes} minutes."
     session.expire_at(now_s + services.max_session_s, code=CLOSE_SESSION_OVER, reason=reason)
+
+
+async def _refuse_in_band(websocket: WebSocket, mistake: BadEvent, subprotocol: str | None) -> None:
+    await websocket.accept(subprotocol)
+    _say_goodbye(websocket, mistake.as_wire_error(None), CLOSE_BAD_REQUEST, f"{mistake.type}.{mistake.code}")
+
+
+async def _not_found(websocket: WebSocket, subprotocol: str | None) -> None:
+    """A conversation that never was, is over for good, or is another's: the client cannot tell which."""
+    message = "There is no such conversation to resume."
+    if subprotocol is not None:
+        # A browser cannot see the status of a refused upgrade.
+        await _refuse_in_band(websocket, BadEvent("invalid_value", message, "conversation_id"), subprotocol)
+        return
+    await websocket.send_denial_response(problem_response(404, "not_found", message))
 
 
 async def _refuse(websocket: WebSocket, refusal: AuthError) -> None:

@@ -10,7 +10,7 @@ from server.admission import Admission
 from server.auth import Authenticator
 from server.client_secrets import ClientSecrets
 from server.health import Health
-from server.live import Node
+from server.node import Node
 from server.request_log import RequestLog
 from server.websocket_protocol import ConnectionLimits
 

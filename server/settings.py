@@ -177,6 +177,13 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="server processes; more than one needs Redis and engine=openai|scripted"
     )
+    resume_grace_s: Seconds = Field(
+        60.0, description="how long an answer goes on for a client that dropped and may resume"
+    )
+    lease_s: Seconds = Field(
+        1.5,
+        description="after so long without a sign of life a node's sessions are adopted by others; renewed every third",
+    )
     stop_grace_s: Seconds = Field(30.0, description="how long open answers may finish after SIGTERM")
 
     data_dir: Path = Field(Path("var"), description="folder for all that the embedded default writes")
@@ -197,6 +204,12 @@ class Settings(BaseSettings):
         description="archive: a folder or s3://bucket/prefix?endpoint=…&region=…; default a folder under data_dir",
     )
     store_timeout_s: Seconds = Field(5.0, description="longest wait for one answer of the store")
+    store_patience_s: Seconds = Field(
+        30.0, description="how long commits are retried while the store is away; then connections are closed, to resume"
+    )
+    max_outbox_records: Count = Field(
+        1_000_000, description="records waiting for the writer before new turns are refused"
+    )
     database_timeout_s: Seconds = Field(10.0, description="longest wait for one answer of the database")
     retention_s: Seconds = Field(86_400.0, description="how long an ended, archived session stays in the store")
     writer: Literal["inline", "none"] = Field(

@@ -220,6 +220,12 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         # A receiver which pauses what is handed over to it stays paused.
         self.resume_reading()
 
+    @property
+    def client_code(self) -> int | None:
+        """The code with which the client began to close the connection; None unless it did."""
+        close = self.conn.close_rcvd
+        return close.code if close is not None and self.conn.close_rcvd_then_sent else None
+
     def pause_reading(self) -> None:
         """Read nothing from the socket until `resume_reading`; TCP slows the client down."""
         if not self.read_paused and not self.transport.is_closing():

@@ -20,8 +20,8 @@ from server.client_secrets import ClientSecrets
 from server.health import Check, Health
 from server.identifiers import new_id
 from server.jwks import open_jwks
-from server.live import Node
 from server.model_version import model_version
+from server.node import Node
 from server.request_log import RequestLog
 from server.services import EventLimits, Services
 from server.settings import Settings
@@ -57,12 +57,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             writer = Writer(store, database, archive, consumer=name, now_ms=now_ms)
             await stack.enter_async_context(_running_writer(writer, store))
             checks["writer"] = _failure_check(writer.failure)
-        journal = Journal(store, now_ms=now_ms)
+        journal = Journal(store, now_ms=now_ms, patience_s=settings.store_patience_s)
         requests = RequestLog(store)
         checks["journal"] = _failure_check(journal.failure)
         await stack.enter_async_context(_running(journal.run(), requests.run()))
-        stack.push_async_callback(_settle, journal, requests)
-        answers = await stack.enter_async_context(asyncio.TaskGroup())
+        answers = asyncio.TaskGroup()
         node = Node(
             store=store,
             journal=journal,
@@ -73,6 +72,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             now_ms=now_ms,
             tasks=answers,
         )
+        stack.push_async_callback(node.surrender)
+        stack.push_async_callback(_settle, journal, requests)
+        await stack.enter_async_context(answers)
+        # The lease is renewed until the last session is handed over; what others adopt before would be theirs and ours.
+        await stack.enter_async_context(_running(node.run()))
         stack.callback(node.shut_down)
         yield await _services(settings, stack, node=node, requests=requests, checks=checks, lag=store.lag)
 

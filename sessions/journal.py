@@ -30,21 +30,28 @@ class Subscriber(Protocol):
         """Whose journal it appends to."""
 
     @property
-    def epoch(self) -> int:
+    def epoch(self) -> str:
         """The epoch of its claim."""
 
     def committed(self, part: Append) -> None:
         """This part is durable and its events may be delivered."""
 
-    def refused(self, status: AppendStatus) -> None:
-        """`fenced`: another owner has the session; `gap`: the store lost events. Nothing of the part is stored."""
+    def refused(self, part: Append, status: AppendStatus) -> None:
+        """`fenced`: another owner has the session; `gap` and `gone`: the store lost events. Nothing of the part is stored."""
+
+    def abandoned(self) -> None:
+        """The store was away for too long; whether the last parts are stored is not known, and they are forgotten here."""
 
 
 class Journal:
-    """Group commit over a store. `run` must be running for anything to be committed."""
+    """Group commit over a store. `run` must be running for anything to be committed.
 
-    def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
+    A store that is away is asked again for `patience_s`; then all that waits is given up, and its subscribers are told.
+    """
+
+    def __init__(self, store: Store, *, now_ms: Callable[[], int], patience_s: float = float("inf")) -> None:
         self._store = store
+        self._patience_s = patience_s
         self._now_ms = now_ms
         self._pending: dict[Subscriber, Append] = {}
         self._wake = asyncio.Event()
@@ -65,6 +72,8 @@ class Journal:
             part.saved_items[placed.item.id] = encode_placed(placed)
         if effects.state is not None:
             part.config = effects.state
+        if effects.ends:
+            part.ends = True
 
     def append_event(self, subscriber: Subscriber, sequence: int, event: ServerEvent) -> None:
         """Queue one event that has no further effects: nearly every token."""
@@ -89,13 +98,36 @@ class Journal:
             for part in batch.values():
                 part.at_ms = now_ms
             statuses = await self._commit(list(batch.values()))
+            if statuses is None:
+                self._give_up(batch)
+                await self._back()
+                continue
             for (subscriber, part), status in zip(batch.items(), statuses, strict=True):
                 if status == "ok" or status == "dup":
                     subscriber.committed(part)
                 else:
-                    subscriber.refused(status)
+                    subscriber.refused(part, status)
             if not self._pending:
                 self._idle.set()
+
+    def _give_up(self, batch: dict[Subscriber, Append]) -> None:
+        waiting, self._pending = batch | self._pending, {}
+        _log.error("journal.given_up", reason=self._failure, num_sessions=len(waiting))
+        for subscriber in waiting:
+            subscriber.abandoned()
+        if not self._pending:
+            self._idle.set()
+
+    async def _back(self) -> None:
+        """Return once the store answers again, or something waits for a commit, which will show whether it does."""
+        while not self._pending:
+            try:
+                await self._store.ping()
+            except StoreUnavailable:
+                await asyncio.sleep(_LAST_RETRY_S)
+            else:
+                self._failure = None
+                return
 
     def _begin(self, subscriber: Subscriber, first_sequence: int) -> Append:
         part = Append(subscriber.session_id, subscriber.epoch, first_sequence, 0, [], [], {}, [])
@@ -104,15 +136,20 @@ class Journal:
         self._idle.clear()
         return part
 
-    async def _commit(self, parts: list[Append]) -> list[AppendStatus]:
+    async def _commit(self, parts: list[Append]) -> list[AppendStatus] | None:
         retry_s = _FIRST_RETRY_S
+        give_up_s: float | None = None
         while True:
             try:
                 statuses = await self._store.append(parts)
             except StoreUnavailable as error:
-                if self._failure is None:
+                now_s = asyncio.get_running_loop().time()
+                if give_up_s is None:
+                    give_up_s = now_s + self._patience_s
                     _log.warning("journal.stalled", reason=str(error), num_sessions=len(parts))
                 self._failure = str(error)
+                if now_s >= give_up_s:
+                    return None
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
             else:

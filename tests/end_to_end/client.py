@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -31,6 +32,16 @@ class Client:
         """The session's id."""
         session_id: str = self.events[0]["session"]["id"]
         return session_id
+
+    @property
+    def conversation_id(self) -> str:
+        """The session's id as a resuming client names it."""
+        return self.session_id.replace("sess_", "conv_")
+
+    @property
+    def numbers(self) -> list[int]:
+        """The sequence numbers of its events, for a client that asked for them."""
+        return [event["sequence_number"] for event in self.events]
 
     @property
     def acknowledged(self) -> list[str]:
@@ -111,16 +122,28 @@ class Client:
         """Leave in good order."""
         await self._socket.close()
 
+    def cut(self) -> None:
+        """Lose the connection."""
+        self._socket.transport.abort()
+
 
 @asynccontextmanager
 async def open_client(
-    port: int, token: str | None = None, *, model: str | None = "demo", subprotocols: Sequence[str] = ()
+    port: int,
+    token: str | None = None,
+    *,
+    model: str | None = "demo",
+    subprotocols: Sequence[str] = (),
+    resuming: tuple[str, object] | None = None,
 ) -> AsyncIterator[Client]:
-    """A session that has begun; what refuses the handshake raises `InvalidStatus`."""
+    """A session that has begun, or that resumes this conversation after this number; a refused handshake raises `InvalidStatus`."""
+    query = {} if model is None else {"model": model}
+    if resuming is not None:
+        query |= {"conversation_id": resuming[0], "starting_after": str(resuming[1])}
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None, "proxy": None}
     async with connect(
-        f"ws://127.0.0.1:{port}/v1/realtime" + ("" if model is None else f"?model={model}"),
+        f"ws://127.0.0.1:{port}/v1/realtime?{urlencode(query)}",
         additional_headers=headers,
         subprotocols=[Subprotocol(name) for name in subprotocols] or None,
         open_timeout=PATIENCE_S,

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from persistence.archive import Archive, open_archive
 from persistence.database import Database, open_database
-from persistence.history import archived_events, load_dialogue
+from persistence.history import StoredPrediction, archived_events, load_dialogue
 from persistence.tables import archives, predictions, sessions, turns
 from sessions.store import Store
 from tests.end_to_end.client import Client
@@ -59,6 +59,26 @@ class Records:
             return (counts.num_ended, counts.num_archived) == (num_sessions, num_sessions)
 
         await until(is_over)
+
+    async def until_over(self, session_id: str) -> Sequence[StoredPrediction]:
+        """Wait until that session is over, ended or idle, and archived; its predictions."""
+
+        async def is_over() -> bool:
+            query = select(sessions.c.status, func.count(archives.c.stored_at)).select_from(
+                sessions.outerjoin(archives)
+            )
+            async with self.database.snapshot() as connection:
+                row = (
+                    await connection.execute(
+                        query.where(sessions.c.session_id == session_id).group_by(sessions.c.status)
+                    )
+                ).first()
+            return row is not None and row[0] in ("ended", "idle") and row[1] > 0
+
+        await until(is_over)
+        stored = await load_dialogue(self.database, session_id)
+        assert stored is not None
+        return stored.predictions
 
     async def check_rows(self, client: Client) -> None:
         """Each turn and each prediction that the client saw is there, as it saw it, exactly once; and nothing else is."""

@@ -5,11 +5,23 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from server.auth import Authenticator
+from server.outbox import DeadLetterNote, dead_letters, revive
 from server.settings import ROOT
+from sessions.records import TurnRecord, encode_record
+from sessions.redis_store import RedisStore
+from sessions.sqlite_store import SqliteStore
+from sessions.store import Store
+from tests.services import RedisServer
+
+SESSION = "sess_01JD0000000000000000000000"
+SAID = "what nobody else may read"
+SECRET = "0123456789abcdef0123456789abcdef"
 
 
 def run_cli(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +51,7 @@ def test_help_says_what_there_is(tmp_path: Path) -> None:
     done = run_cli(tmp_path, "--help")
 
     assert done.returncode == 0
-    for command in ("serve", "write", "migrate", "token", ".env.example"):
+    for command in ("serve", "write", "migrate", "outbox", "token", ".env.example"):
         assert command in done.stdout
 
 
@@ -116,3 +128,85 @@ def test_a_data_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> No
     assert done.returncode == 2
     assert "FLUEMAN_DATA_DIR" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def bury(store: Store, *records: bytes) -> None:
+    """Make dead letters of these, one after the other."""
+    for number, record in enumerate(records, 1):
+        await store.enqueue([record])
+        [delivery] = await store.take("writer", 1, 0)
+        await store.bury(delivery, f"IntegrityError {number}")
+
+
+def turn_of(session_id: str) -> bytes:
+    return encode_record(TurnRecord("turn_1", session_id, 3, 1, "item_1", SAID, 4))
+
+
+def json_lines(done: subprocess.CompletedProcess[str]) -> list[Any]:
+    assert done.returncode == 0, done.stderr
+    return [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+
+
+async def test_dead_letters_are_listed_with_their_errors_and_never_with_what_they_say(store: Store) -> None:
+    """P3: what could not be stored is still there, and somebody can see why."""
+    nonsense = [SAID.encode(), b'{"record":"%s","session_id":"%s"}' % (SAID.encode(), SAID.encode()), b'{"record":7}']
+
+    await bury(store, turn_of(SESSION), *nonsense, b'{"record":"of_a_later_release","session_id":null}')
+
+    notes = await dead_letters(store, 10)
+    assert notes[0] == DeadLetterNote("IntegrityError 1", 1, "turn", SESSION)
+    assert [(note.kind, note.session_id) for note in notes[1:]] == [(None, None)] * 3 + [("of_a_later_release", None)]
+    assert SAID not in repr(notes)
+    assert len(await dead_letters(store, 2)) == 2
+
+
+@pytest.mark.parametrize(("limit", "num_revived"), [(None, 250), (3, 3), (1000, 250)])
+async def test_dead_letters_go_back_oldest_first_and_only_those_that_are_dead_now(
+    sqlite_store: SqliteStore, limit: int | None, num_revived: int
+) -> None:
+    """Also while a writer buries them again at once."""
+    await bury(sqlite_store, *(b"%d" % number for number in range(250)))
+    found: list[bytes] = []
+
+    async for _ in revive(sqlite_store, limit):
+        for delivery in await sqlite_store.take("writer", 1000, 0):
+            found.append(delivery.record)
+            await sqlite_store.bury(delivery, "again")
+
+    assert found == [b"%d" % number for number in range(num_revived)]
+    assert (await sqlite_store.lag()).dead == 250
+
+
+async def test_the_cli_lists_and_retries_the_dead_letters_of_redis(own_redis: RedisServer, tmp_path: Path) -> None:
+    """P3."""
+    settings = {"FLUEMAN_REDIS_URL": own_redis.url, "FLUEMAN_JWT_SECRET": SECRET}
+    async with RedisStore(own_redis.url) as store:
+        await bury(store, turn_of(SESSION), turn_of(SESSION), b"junk")
+
+        listed = json_lines(run_cli(tmp_path, "outbox", "dead", "--limit", "1", **settings))
+        some = json_lines(run_cli(tmp_path, "outbox", "retry", "--limit", "2", **settings))
+        rest = json_lines(run_cli(tmp_path, "outbox", "retry", **settings))
+        none = json_lines(run_cli(tmp_path, "outbox", "dead", **settings))
+
+        assert listed == [{"error": "IntegrityError 1", "deliveries": 1, "kind": "turn", "session_id": SESSION}]
+        assert (some, rest, none) == ([{"revived": 2}], [{"revived": 1}], [])
+        records = [delivery.record for delivery in await store.take("writer", 10, 0)]
+    assert records == [turn_of(SESSION), turn_of(SESSION), b"junk"]
+
+
+async def test_an_embedded_store_that_a_server_has_open_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    async with SqliteStore(tmp_path / "var" / "sessions.db"):
+        done = run_cli(tmp_path, "outbox", "dead", FLUEMAN_JWT_SECRET=SECRET)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "another process uses the store" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many"])
+def test_a_limit_that_is_no_count_is_refused(tmp_path: Path, limit: str) -> None:
+    done = run_cli(tmp_path, "outbox", "retry", "--limit", limit)
+
+    assert done.returncode == 2
+    assert "must be a whole number above 0" in done.stderr

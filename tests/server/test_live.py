@@ -1,197 +1,19 @@
 """Live sessions on the scripted engine and the embedded store: what a client sees, what the engine runs, what the store holds."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
-from msgspec import Struct
 from structlog.testing import capture_logs
 
-from engine.scripted import ScriptedEngine
-from server.live import LiveSession, Node, NodeFull
+from server.node import NodeFull
 from sessions.config import ResumptionOptions, SessionConfig
 from sessions.errors import StoreUnavailable
-from sessions.generation import Chunk, Prompt
-from sessions.journal import Journal
-from sessions.records import ArchiveRecord, PredictionRecord, Record, SessionRecord, decode_record
-from sessions.sqlite_store import SqliteStore
-from sessions.store import Append, AppendStatus, SessionMeta
+from sessions.records import ArchiveRecord, PredictionRecord, SessionRecord
 from sessions.wire_errors import WireError
-from tests.sessions.builders import NOW_MS, Json, kinds, user_item
-
-WAIT_S = 20.0
-
-
-class Limits(Struct, frozen=True):
-    """`server.live.NodeLimits`."""
-
-    max_sessions: int = 100
-    max_session_s: float = 3600.0
-    max_items: int = 100
-    max_responses_per_session: int = 4
-    max_instructions_chars: int = 1000
-    max_item_chars: int = 1000
-
-
-class StallingStore(SqliteStore):
-    """The embedded store, whose answers wait while `gate` is closed; `is_away` refuses new sessions."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.is_away = False
-
-    async def create(self, meta: SessionMeta, owner: str) -> int:
-        await self.gate.wait()
-        if self.is_away:
-            raise StoreUnavailable("the store is away")
-        return await super().create(meta, owner)
-
-    async def append(self, batch: Sequence[Append]) -> list[AppendStatus]:
-        await self.gate.wait()
-        return await super().append(batch)
-
-    @contextmanager
-    def stalled(self) -> Iterator[None]:
-        self.gate.clear()
-        yield
-        self.gate.set()
-
-
-class CountingEngine(ScriptedEngine):
-    """Counts what it has streamed; a prompt whose text holds "[bug]" meets one."""
-
-    num_chunks = 0
-
-    async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
-        if any("[bug]" in getattr(item, "text", "") for item in prompt.items):
-            raise ValueError("secret words of the prompt")
-        async for chunk in super().generate(prompt):
-            self.num_chunks += 1
-            yield chunk
-
-
-class Screen:
-    """A connection that notes what it is sent, and a client that waits for it."""
-
-    def __init__(self) -> None:
-        self.payloads: list[bytes] = []
-        self.events: list[Json] = []
-        self.closed: tuple[int, str] | None = None
-        self.is_congested = False
-        self._news = asyncio.Event()
-
-    def send_texts(self, payloads: list[bytes]) -> None:
-        assert self.closed is None or not payloads, "sent after the close"
-        self.payloads += payloads
-        self.events += map(msgspec.json.decode, payloads)
-        self._news.set()
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = self.closed or (code, reason)
-        self._news.set()
-
-    async def until(self, kind: str, count: int = 1) -> Json:
-        """The `count`-th event of that type."""
-        async with asyncio.timeout(WAIT_S):
-            while len(found := [event for event in self.events if event["type"] == kind]) < count:
-                await self._wait()
-        return found[count - 1]
-
-    async def until_closed(self) -> tuple[int, str]:
-        async with asyncio.timeout(WAIT_S):
-            while self.closed is None:
-                await self._wait()
-        return self.closed
-
-    async def _wait(self) -> None:
-        self._news.clear()
-        await self._news.wait()
-
-
-class House:
-    """A node with its store, engine and journal."""
-
-    def __init__(self, node: Node, store: StallingStore, engine: CountingEngine, journal: Journal) -> None:
-        self.node = node
-        self.store = store
-        self.engine = engine
-        self.journal = journal
-        self.sessions: list[LiveSession] = []
-
-    async def open(self, config: SessionConfig | None = None) -> tuple[LiveSession, Screen]:
-        """A client that has seen session.created."""
-        screen = Screen()
-        session = await self.node.open(
-            user_id="한나", client_id="kiosk", config=config or SessionConfig(model="demo"), connection=screen
-        )
-        self.sessions.append(session)
-        session.begin()
-        await screen.until("session.created")
-        return session, screen
-
-    async def stored_events(self, session: LiveSession) -> list[bytes]:
-        return [event for entry in await self.store.journal(session.session_id, 0, 10_000) for event in entry.events]
-
-    async def records(self) -> list[Record]:
-        return [decode_record(delivery.record) for delivery in await self.store.take("test", 1000, 0)]
-
-
-@asynccontextmanager
-async def open_house(path: Path, limits: Limits) -> AsyncIterator[House]:
-    async with StallingStore(path) as store, CountingEngine() as engine, asyncio.TaskGroup() as tasks:
-        journal = Journal(store, now_ms=lambda: NOW_MS)
-        # Not of the group: a fixture's setup and its teardown are two tasks, and a group cancels only the first.
-        commits = asyncio.create_task(journal.run())
-        node = Node(
-            store=store,
-            journal=journal,
-            engine=engine,
-            limits=limits,
-            name="node-1",
-            model_version="v1",
-            now_ms=lambda: NOW_MS,
-            tasks=tasks,
-        )
-        house = House(node, store, engine, journal)
-        try:
-            yield house
-        finally:
-            store.gate.set()
-            for session in house.sessions:
-                session.end()
-            async with asyncio.timeout(WAIT_S):
-                await asyncio.wait([commits, asyncio.ensure_future(journal.flush())], return_when="FIRST_COMPLETED")
-            commits.cancel()
-            [outcome] = await asyncio.gather(commits, return_exceptions=True)
-            assert isinstance(outcome, asyncio.CancelledError), "the journal's task crashed"
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(tmp_path / "sessions.db", Limits()) as house:
-        yield house
-
-
-def send(live: LiveSession, kind: str, **fields: object) -> None:
-    live.receive(msgspec.json.encode({"type": kind, **fields}).decode())
-
-
-def ask(session: LiveSession, text: str) -> None:
-    """A user's message and the wish for an answer."""
-    send(session, "conversation.item.create", item=user_item(text))
-    send(session, "response.create")
-
-
-async def turns(count: int) -> None:
-    """Let the loop go round so often."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
+from tests.server.house import WAIT_S, House, Limits, ask, open_house, send, turns
+from tests.sessions.builders import kinds, user_item
 
 # Delivery
 
@@ -513,7 +335,7 @@ async def test_an_ended_session_does_not_expire(house: House) -> None:
     session, screen = await house.open()
     session.expire_at(asyncio.get_running_loop().time(), code=4401, reason="x")
 
-    session.end()
+    session.end("disconnected")
     house.sessions.clear()
     await turns(10)
 
@@ -589,7 +411,7 @@ async def test_a_client_that_leaves_ends_its_answers_and_its_session(house: Hous
     ask(session, "[slow]")
     await screen.until("response.output_text.delta")
 
-    session.end()
+    session.end("disconnected")
     house.sessions.clear()
     await turns(3)
     running = house.engine.capacity().running
@@ -654,7 +476,7 @@ async def test_a_full_node_says_so_and_has_room_again(tmp_path: Path) -> None:
         with pytest.raises(NodeFull, match="no room"):
             await house.open()
         house.sessions.remove(first)
-        first.end()
+        first.end("disconnected")
         await house.open()
 
         assert house.node.num_sessions == 2

@@ -20,15 +20,19 @@ from sessions.server_events import InputAudioCleared, encode_event
 from sessions.store import (
     Append,
     AppendStatus,
+    DeadLetter,
     Delivery,
     JournalEntry,
     LoadedSession,
     OutboxLag,
+    PlacedItem,
     SessionMeta,
     Store,
     encode_placed,
 )
 from tests.sessions.builders import NOW_MS, make_placed
+
+FIRST_EPOCH = "1.node"
 
 
 class FakeStore:
@@ -45,7 +49,7 @@ class FakeStore:
         self.gate.set()
         self.failures = 0
         self.lost_replies = 0
-        self.epochs: dict[str, int] = {}
+        self.epochs: dict[str, str] = {}
         self.events: dict[str, list[bytes]] = {}
         self.items: dict[str, dict[str, bytes]] = {}
         self.records: list[bytes] = []
@@ -65,7 +69,7 @@ class FakeStore:
 
     def _append(self, part: Append) -> AppendStatus:
         events = self.events.setdefault(part.session_id, [])
-        if self.epochs.get(part.session_id, 1) != part.epoch:
+        if self.epochs.get(part.session_id, FIRST_EPOCH) != part.epoch:
             return "fenced"
         if part.first_sequence != len(events) + 1:
             return "dup" if part.first_sequence + len(part.events) - 1 <= len(events) else "gap"
@@ -84,13 +88,36 @@ class FakeStore:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    async def ping(self) -> None: ...
+    async def ping(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("the store is away")
 
-    async def create(self, meta: SessionMeta, owner: str) -> int:
-        return 1
+    async def create(self, meta: SessionMeta, owner: str) -> str:
+        return FIRST_EPOCH
 
-    async def claim(self, session_id: str, owner: str) -> LoadedSession:
+    async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
         raise SessionNotFound(session_id)
+
+    async def renew(self, owner: str, lease_s: float) -> list[str]:
+        return []
+
+    async def adopt(self, owner: str, limit: int) -> list[LoadedSession]:
+        return []
+
+    async def surrender(self, owner: str) -> None: ...
+
+    async def restore(
+        self,
+        meta: SessionMeta,
+        owner: str,
+        epoch: str,
+        *,
+        next_sequence: int,
+        config: bytes,
+        items: Sequence[PlacedItem],
+    ) -> str | None:
+        return None
 
     async def journal(self, session_id: str, after: int, limit: int) -> list[JournalEntry]:
         return []
@@ -109,6 +136,12 @@ class FakeStore:
 
     async def bury(self, delivery: Delivery, error: str) -> None: ...
 
+    async def dead(self, limit: int) -> list[DeadLetter]:
+        return []
+
+    async def revive(self, limit: int) -> int:
+        return 0
+
     async def lag(self) -> OutboxLag:
         return OutboxLag(0, 0.0, 0)
 
@@ -116,11 +149,12 @@ class FakeStore:
 class Listener:
     """A live session that notes what it is told."""
 
-    def __init__(self, session_id: str, epoch: int = 1) -> None:
+    def __init__(self, session_id: str, epoch: str = FIRST_EPOCH) -> None:
         self._session_id = session_id
         self._epoch = epoch
         self.parts: list[Append] = []
         self.refusals: list[AppendStatus] = []
+        self.num_abandoned = 0
         self.next_sequence = 1
 
     @property
@@ -128,14 +162,17 @@ class Listener:
         return self._session_id
 
     @property
-    def epoch(self) -> int:
+    def epoch(self) -> str:
         return self._epoch
 
     def committed(self, part: Append) -> None:
         self.parts.append(part)
 
-    def refused(self, status: AppendStatus) -> None:
+    def refused(self, part: Append, status: AppendStatus) -> None:
         self.refusals.append(status)
+
+    def abandoned(self) -> None:
+        self.num_abandoned += 1
 
     @property
     def delivered(self) -> list[bytes]:
@@ -164,8 +201,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(store: Store) -> AsyncIterator[Journal]:
-    journal = Journal(store, now_ms=lambda: NOW_MS)
+async def running(store: Store, *, patience_s: float = float("inf")) -> AsyncIterator[Journal]:
+    journal = Journal(store, now_ms=lambda: NOW_MS, patience_s=patience_s)
     task = asyncio.create_task(journal.run())
     try:
         yield journal
@@ -191,7 +228,7 @@ async def test_an_append_is_committed_and_delivered() -> None:
 
     assert listener.delivered == store.events["sess_a"] == events
     [part] = listener.parts
-    assert (part.first_sequence, part.at_ms, part.epoch, part.config) == (1, NOW_MS, 1, None)
+    assert (part.first_sequence, part.at_ms, part.epoch, part.config) == (1, NOW_MS, FIRST_EPOCH, None)
 
 
 async def test_nothing_is_delivered_before_its_commit() -> None:
@@ -277,8 +314,8 @@ async def test_a_lost_reply_is_no_loss_and_no_doubling() -> None:
 
 async def test_an_owner_of_the_past_is_refused_and_others_are_not() -> None:
     """P4."""
-    store, old, other = FakeStore(), Listener("sess_a", epoch=1), Listener("sess_b")
-    store.epochs["sess_a"] = 2
+    store, old, other = FakeStore(), Listener("sess_a"), Listener("sess_b")
+    store.epochs["sess_a"] = "2.another"
 
     async with running(store) as journal:
         old.say(journal)
@@ -416,3 +453,39 @@ def test_any_schedule_of_appends_failures_and_lost_replies_keeps_each_sessions_o
             assert listener.refusals == []
 
     asyncio.run(play())
+
+
+async def test_what_waits_for_a_store_that_stays_away_is_given_up_and_its_sessions_are_told() -> None:
+    """P9: once, and also those that came while it was asked again."""
+    store, one, two, idle = FakeStore(), Listener("sess_a"), Listener("sess_b"), Listener("sess_c")
+    store.failures = 2
+
+    async with running(store, patience_s=0.0) as journal:
+        with closed(store):
+            one.say(journal)
+            await store.arrived.acquire()
+            two.say(journal)
+        await journal.flush()
+
+        assert (one.num_abandoned, two.num_abandoned, idle.num_abandoned) == (1, 1, 0)
+        assert (one.delivered, two.delivered) == ([], [])
+        assert journal.failure() is not None
+
+
+async def test_a_store_that_is_back_is_found_out_with_nothing_to_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P9: or else new turns would be refused for ever."""
+    monkeypatch.setattr(sessions.journal, "_LAST_RETRY_S", 0.0)
+    store, listener = FakeStore(), Listener("sess_a")
+    store.failures = 3
+
+    async with running(store, patience_s=0.0) as journal:
+        listener.say(journal)
+        async with asyncio.timeout(5):
+            while not listener.num_abandoned or journal.failure() is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+        other = Listener("sess_b")
+        events = other.say(journal)
+        await journal.flush()
+
+    assert other.delivered == events

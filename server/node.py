@@ -1,0 +1,287 @@
+"""The live sessions of one process: opened, resumed, taken over from owners that are gone, and handed over when this one stops.
+
+A session belongs to the process that created or last claimed it, while that process renews its lease. Whoever finds a lease lapsed
+adopts the sessions and goes on with their answers; a client that resumes elsewhere moves its session at once.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+
+from engine.base import Engine
+from server.feed import GONE, Connection, Feed, read_journal
+from server.identifiers import new_id
+from server.live import LiveSession
+from sessions.config import SessionConfig
+from sessions.dialogue import Dialogue
+from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
+from sessions.journal import Journal
+from sessions.limits import DialogueLimits
+from sessions.state import DialogueState, decode_state
+from sessions.store import LoadedSession, SessionMeta, Store
+
+_log = structlog.get_logger(__name__)
+
+_NUM_ADOPTED_AT_ONCE = 32
+_OUTBOX_POLL_S = 1.0
+
+
+class NodeLimits(Protocol):
+    """The bounds of a node and its sessions; `server.settings.Settings` has them."""
+
+    @property
+    def max_sessions(self) -> int: ...
+    @property
+    def max_session_s(self) -> float: ...
+    @property
+    def max_items(self) -> int: ...
+    @property
+    def max_responses_per_session(self) -> int: ...
+    @property
+    def max_instructions_chars(self) -> int: ...
+    @property
+    def max_item_chars(self) -> int: ...
+    @property
+    def max_outbox_records(self) -> int: ...
+    @property
+    def resume_grace_s(self) -> float: ...
+    @property
+    def lease_s(self) -> float: ...
+
+
+class NodeFull(Exception):
+    """The node has as many sessions as it may, or takes no more since it stops."""
+
+
+class Node:
+    """All live sessions of this process, and what they share. `name` is unique for each start of a process."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal,
+        engine: Engine,
+        limits: NodeLimits,
+        name: str,
+        model_version: str,
+        now_ms: Callable[[], int],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.store = store
+        self.journal = journal
+        self.engine = engine
+        self.name = name
+        self.now_ms = now_ms
+        self.resume_grace_s = limits.resume_grace_s
+        # Why no new turns are taken, in words for clients; None while they are.
+        self.refusal: str | None = None
+        self._limits = limits
+        self._model_version = model_version
+        self._tasks = tasks
+        self._sessions: dict[str, LiveSession] = {}
+        self._claims: dict[str, asyncio.Task[LiveSession | SessionError]] = {}
+        self._given_up: set[str] = set()
+        self._num_opening = 0
+        self._is_draining = False
+        self._dialogue_limits = DialogueLimits(
+            max_items=limits.max_items,
+            max_answers=limits.max_responses_per_session,
+            max_instructions_chars=limits.max_instructions_chars,
+            max_item_chars=limits.max_item_chars,
+        )
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions that live here now."""
+        return len(self._sessions)
+
+    def __contains__(self, session: LiveSession) -> bool:
+        return self._sessions.get(session.session_id) is session
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the node takes no new sessions because it stops."""
+        return self._is_draining
+
+    def check_room(self) -> None:
+        """`NodeFull` when no further session may be opened here."""
+        if self._is_draining:
+            raise NodeFull("The server is stopping; connect again.")
+        if len(self._sessions) + self._num_opening >= self._limits.max_sessions:
+            raise NodeFull("The server has no room for another session; try again soon.")
+
+    async def open(self, *, user_id: str, client_id: str, config: SessionConfig, connection: Connection) -> LiveSession:
+        """A new session for this connection, to be begun; `NodeFull` or `StoreUnavailable` when it cannot be had."""
+        self.check_room()
+        session_id = new_id("sess_")
+        now_ms = self.now_ms()
+        meta = SessionMeta(session_id, user_id, client_id, config.model, now_ms)
+        self._num_opening += 1
+        try:
+            epoch = await self.store.create(meta, self.name)
+        finally:
+            self._num_opening -= 1
+        dialogue = Dialogue(
+            meta,
+            DialogueState(config),
+            new_id=new_id,
+            expires_at=self._expires_at(),
+            model_version=self._model_version,
+            limits=self._dialogue_limits,
+        )
+        session = LiveSession(self, dialogue, meta=meta, epoch=epoch, feed=Feed(connection))
+        self._sessions[session_id] = session
+        return session
+
+    async def resume(self, session_id: str, *, user_id: str, client_id: str) -> LiveSession:
+        """That session, taken over from wherever it lived, for a connection to attach to.
+
+        `SessionNotFound` also when it is another's; `NodeFull` or `StoreUnavailable` when it cannot be had here now.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            self.check_room()
+            if session_id not in self._claims:
+                self._claims[session_id] = self._tasks.create_task(self._claim(session_id, user_id=user_id))
+            # Two connections may come for one session at once: one claim serves both, and the end of one is not the other's.
+            claimed = await asyncio.shield(self._claims[session_id])
+            if isinstance(claimed, SessionError):
+                raise claimed
+            session = claimed
+        if session.meta.user_id != user_id or session.meta.client_id != client_id:
+            raise SessionNotFound(session_id)
+        return session
+
+    async def _claim(self, session_id: str, *, user_id: str) -> LiveSession | SessionError:
+        # An error is a value here: raised in a task of the group it would end all others.
+        self._num_opening += 1
+        try:
+            session = await self._take_in(await self.store.claim(session_id, self.name, user_id=user_id))
+            session.go_on()
+            return session
+        except SessionError as error:
+            return error
+        finally:
+            self._num_opening -= 1
+            del self._claims[session_id]
+
+    async def _take_in(self, loaded: LoadedSession) -> LiveSession:
+        """A session that was claimed, alive here again."""
+        session_id = loaded.meta.session_id
+        try:
+            events = await self._events_of_open_answers(loaded)
+        except StoreUnavailable:
+            self._given_up.add(session_id)
+            raise
+        dialogue = Dialogue.restore(
+            loaded,
+            events,
+            new_id=new_id,
+            expires_at=self._expires_at(),
+            model_version=self._model_version,
+            limits=self._dialogue_limits,
+        )
+        feed = Feed(GONE, committed=loaded.next_sequence - 1, archived=loaded.archived_sequence)
+        session = LiveSession(self, dialogue, meta=loaded.meta, epoch=loaded.epoch, feed=feed)
+        self._sessions[session_id] = session
+        self._given_up.discard(session_id)
+        _log.info("session.taken_over", session_id=session_id, epoch=loaded.epoch)
+        return session
+
+    async def _events_of_open_answers(self, loaded: LoadedSession) -> list[bytes]:
+        first = decode_state(loaded.config).first_open_sequence
+        if first is None:
+            return []
+        return await read_journal(self.store, loaded.meta.session_id, first, loaded.next_sequence - 1)
+
+    def _expires_at(self) -> int:
+        return self.now_ms() // 1000 + int(self._limits.max_session_s)
+
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run an answer, or what else a session does on the side, as a task of this node."""
+        return self._tasks.create_task(work)
+
+    def remove(self, session: LiveSession) -> None:
+        """Forget a session that has ended or moved."""
+        if session in self:
+            del self._sessions[session.session_id]
+
+    def give_up(self, session: LiveSession) -> None:
+        """Forget a session that could not be stored; it is claimed anew when the store is back."""
+        self._given_up.add(session.session_id)
+
+    async def run(self) -> None:
+        """Keep the lease, and adopt sessions whose owner has lost its own; for ever."""
+        outbox_due_s = 0.0
+        is_away = False
+        while True:
+            try:
+                await self._beat()
+                if (now_s := asyncio.get_running_loop().time()) >= outbox_due_s:
+                    outbox_due_s = now_s + _OUTBOX_POLL_S
+                    await self._watch_outbox()
+                is_away = False
+            except StoreUnavailable as error:
+                if not is_away:
+                    _log.warning("lease.not_renewed", reason=str(error))
+                is_away = True
+            await asyncio.sleep(self._limits.lease_s / 3)
+
+    async def _beat(self) -> None:
+        for session_id in await self.store.renew(self.name, self._limits.lease_s):
+            if (session := self._sessions.get(session_id)) is not None and session_id not in self._claims:
+                session.superseded()
+        if self._is_draining:
+            return
+        for session_id in tuple(self._given_up):
+            self._given_up.discard(session_id)
+            if session_id not in self._sessions and session_id not in self._claims:
+                with suppress(SessionNotFound):
+                    await self._adopt(await self.store.claim(session_id, self.name))
+        room = self._limits.max_sessions - len(self._sessions) - self._num_opening
+        if room > 0:
+            for loaded in await self.store.adopt(self.name, min(room, _NUM_ADOPTED_AT_ONCE)):
+                await self._adopt(loaded)
+
+    async def _adopt(self, loaded: LoadedSession) -> None:
+        try:
+            session = await self._take_in(loaded)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # A session that cannot be read must not keep the others from being adopted, nor the lease from being renewed.
+            _log.exception("session.not_adopted", session_id=loaded.meta.session_id)
+            return
+        if session.is_resumable:
+            session.go_on()
+        else:
+            session.close_down()
+
+    async def _watch_outbox(self) -> None:
+        most = self._limits.max_outbox_records
+        pending = (await self.store.lag()).pending
+        is_full = pending >= most
+        if is_full != (self.refusal is not None):
+            _log.warning("outbox.full" if is_full else "outbox.has_room", pending=pending)
+        self.refusal = "What was said cannot be stored for good now; try again in a minute." if is_full else None
+
+    def drain(self) -> None:
+        """Take no new sessions from here on."""
+        self._is_draining = True
+
+    def shut_down(self) -> None:
+        """The grace is over: close every connection that is still here. Sessions that can be resumed are left for other nodes."""
+        self.drain()
+        for session in tuple(self._sessions.values()):
+            session.hand_over()
+
+    async def surrender(self) -> None:
+        """After the last commit: let other nodes adopt at once what this one leaves."""
+        try:
+            await self.store.surrender(self.name)
+        except StoreUnavailable as error:
+            _log.warning("lease.not_surrendered", reason=str(error))

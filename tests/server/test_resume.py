@@ -1,0 +1,297 @@
+"""Coming back: on the same node, on another, to a session that was restored, and to one that is another's. P2, P4."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sessions.config import ResumptionOptions, SessionConfig
+from sessions.errors import SessionNotFound
+from sessions.records import PredictionRecord, SessionRecord
+from tests.server.house import House, Limits, Screen, ask, open_house, response_done, send, turns, until
+from tests.sessions.builders import Json, kinds, user_item
+
+RESUMABLE = SessionConfig(model="demo", resumption=ResumptionOptions(enabled=True))
+DELTA = "response.output_text.delta"
+
+
+def numbers(events: list[Json]) -> list[int]:
+    return [event["sequence_number"] for event in events]
+
+
+def text_of(*screens: Screen) -> str:
+    return "".join(event["delta"] for screen in screens for event in screen.events if event["type"] == DELTA)
+
+
+def drop(house: House, screen: Screen) -> None:
+    """The client's connection is gone, not by its choice."""
+    for session in house.sessions:
+        session.lost(screen, by_choice=False)
+
+
+@pytest.fixture
+async def others(tmp_path: Path, house: House) -> AsyncIterator[House]:
+    """A second node on the same store."""
+    async with open_house(house.store, Limits(), name="node-2") as others:
+        yield others
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 19])
+async def test_a_client_that_comes_back_gets_what_it_missed_and_then_what_is_new(house: House, cut: int) -> None:
+    session, first = await house.open(RESUMABLE)
+    ask(session, "[pace 300] [tokens 20]")
+    await first.until(DELTA, cut) if cut else await first.until("response.created")
+
+    drop(house, first)
+    seen = first.events[-1]["sequence_number"]
+    await turns(50)
+    _, second = await house.resume(session, after=seen)
+    done = await second.until("response.done")
+
+    assert second.events[0]["session"]["resumption"] == {"enabled": True, "resumed": True, "gap": False}
+    assert second.events[0]["sequence_number"] == seen
+    assert numbers(first.events + second.events[1:]) == list(range(1, len(first.events + second.events)))
+    assert done["response"]["status"] == "completed"
+    assert text_of(first, second) == done["response"]["output"][0]["content"][0]["text"]
+
+
+async def test_missed_events_come_unchanged(house: House) -> None:
+    session, first = await house.open(RESUMABLE)
+    ask(session, "[tokens 20]")
+    await first.until("response.done")
+
+    _, second = await house.resume(session, after=3)
+    await second.until("response.done")
+
+    assert second.payloads[1:] == first.payloads[3:]
+
+
+async def test_whoever_was_there_before_is_closed(house: House) -> None:
+    session, first = await house.open(RESUMABLE)
+
+    _, second = await house.resume(session, after=1)
+    ask(session, "[echo hi]")
+    await second.until("response.done")
+
+    assert first.closed == (4001, "superseded by another connection")
+    assert second.closed is None
+    assert kinds(first.events) == ["session.created"]
+
+
+async def test_the_end_of_a_superseded_connection_does_not_end_the_session(house: House) -> None:
+    session, first = await house.open(RESUMABLE)
+    _, second = await house.resume(session, after=1)
+
+    session.lost(first, by_choice=True)
+    ask(session, "[echo hi]")
+
+    assert (await second.until("response.done"))["response"]["status"] == "completed"
+
+
+@pytest.mark.parametrize("after", [4711, 99])
+async def test_a_number_that_was_never_given_is_a_gap_and_the_history_comes_as_items(house: House, after: int) -> None:
+    session, first = await house.open(RESUMABLE)
+    ask(session, "[echo hi]")
+    await first.until("response.done")
+    last = first.events[-1]["sequence_number"]
+
+    _, second = await house.resume(session, after=after)
+    ask(session, "[echo again]")
+    await second.until("response.done")
+
+    greeting = second.events[: kinds(second.events).index("conversation.item.added", 5)]
+    assert greeting[0]["session"]["resumption"] == {"enabled": True, "resumed": False, "gap": True}
+    assert kinds(greeting[1:5]) == ["conversation.item.added", "conversation.item.done"] * 2
+    assert set(numbers(greeting)) == {last}
+    assert [event["item"]["role"] for event in greeting[1:5:2]] == ["user", "assistant"]
+    assert numbers(second.events[5:]) == list(range(last + 1, last + 1 + len(second.events[5:])))
+
+
+async def test_nobody_else_may_come_back(house: House) -> None:
+    session, _ = await house.open(RESUMABLE)
+
+    for user_id, client_id in (("other", "kiosk"), ("한나", "other")):
+        with pytest.raises(SessionNotFound):
+            await house.node.resume(session.session_id, user_id=user_id, client_id=client_id)
+    with pytest.raises(SessionNotFound):
+        await house.node.resume("sess_unknown", user_id="한나", client_id="kiosk")
+
+    assert session in house.node
+
+
+async def test_a_client_that_says_goodbye_ends_its_answer_at_once(house: House) -> None:
+    session, first = await house.open(RESUMABLE)
+    ask(session, "[slow]")
+    await first.until(DELTA)
+
+    session.lost(first, by_choice=True)
+    await house.journal.flush()
+
+    assert session not in house.node
+    predictions = [record for record in await house.records() if isinstance(record, PredictionRecord)]
+    assert [(record.status, record.status_reason) for record in predictions] == [("cancelled", "client_closed")]
+
+
+async def test_the_grace_ends_the_answer_and_the_session_can_still_be_resumed(tmp_path: Path) -> None:
+    async with open_house(tmp_path / "sessions.db", Limits(resume_grace_s=0.05)) as house:
+        session, first = await house.open(RESUMABLE)
+        ask(session, "[slow]")
+        await first.until(DELTA)
+
+        drop(house, first)
+        await until(lambda: session not in house.node)
+        await house.journal.flush()
+        resumed, second = await house.resume(session, after=first.events[-1]["sequence_number"])
+        done = await second.until("response.done")
+        ask(resumed, "[echo again]")
+        again = await second.until("response.done", 2)
+
+    assert (done["response"]["status"], again["response"]["status"]) == ("cancelled", "completed")
+    assert numbers(first.events + second.events[1:]) == list(range(1, len(first.events + second.events)))
+
+
+async def test_without_resumption_a_session_ends_with_its_connection(house: House) -> None:
+    """P1."""
+    session, screen = await house.open()
+
+    drop(house, screen)
+    await house.journal.flush()
+
+    assert session not in house.node
+    records = [record for record in await house.records() if isinstance(record, SessionRecord)]
+    assert records[-1].status == "ended"
+
+
+@pytest.mark.parametrize("cut", [1, 8, 19])
+async def test_another_node_goes_on_with_the_answer_where_it_was(house: House, others: House, cut: int) -> None:
+    """The first node is stuck; it may write no more."""
+    session, first = await house.open(RESUMABLE)
+    undisturbed, plain = await house.open()
+    ask(session, "[pace 300] [tokens 20]")
+    ask(undisturbed, "[pace 300] [tokens 20]")
+    await first.until(DELTA, cut)
+
+    _, second = await others.resume(session, after=first.events[-1]["sequence_number"])
+    done = await second.until("response.done")
+    expected = await plain.until("response.done")
+
+    assert await first.until_closed() == (4001, "superseded by another connection")
+    del first.events[second.events[0]["sequence_number"] :]  # what was committed between the two comes again
+    seen = {event["sequence_number"]: event["event_id"] for event in first.events + second.events[1:]}
+    assert list(seen) == list(range(1, len(seen) + 1)), "a gap or an overlap"
+    assert text_of(first, second) == text_of(plain)
+    assert done["response"]["id"] == (await first.until("response.created"))["response"]["id"]
+    assert done["response"]["usage"] == expected["response"]["usage"]
+    assert kinds(first.events + second.events).count("response.output_item.added") == 1
+    assert house.engine.capacity().running == 0
+    stored = [msgspec.json.decode(event)["event_id"] for event in await others.stored_events(session)]
+    assert stored == list(seen.values())
+
+
+async def test_sessions_of_an_owner_that_is_gone_are_adopted_and_their_answers_go_on(
+    house: House, tmp_path: Path
+) -> None:
+    """With no client at all (P6)."""
+    session, first = await house.open(RESUMABLE)
+    other, plain = await house.open()
+    for asked in (session, other):
+        ask(asked, "[pace 100] [tokens 150]")
+    await asyncio.gather(first.until(DELTA), plain.until(DELTA))
+    house.stop_beating()
+
+    async with open_house(house.store, Limits(), name="node-2") as others:
+        done = await response_done(others, session)
+        failed = await response_done(others, other)
+        adopted = others.node.num_sessions
+
+    assert done["status"] == "completed"
+    assert failed["status"] == "failed", "nobody can come back to it"
+    assert adopted == 1
+
+
+async def test_a_node_that_stops_leaves_its_open_answers_to_the_next(house: House, others: House) -> None:
+    session, first = await house.open(RESUMABLE)
+    ask(session, "[pace 200] [tokens 30]")
+    await first.until(DELTA, 5)
+
+    house.node.shut_down()
+    await house.journal.flush()
+    await house.node.surrender()
+    _, second = await others.resume(session, after=first.events[-1]["sequence_number"])
+    done = await second.until("response.done")
+
+    assert first.closed == (1012, "the server restarts")
+    assert done["response"]["status"] == "completed"
+    assert numbers(first.events + second.events[1:]) == list(range(1, len(first.events + second.events)))
+
+
+async def test_a_store_that_came_back_empty_is_given_the_conversation_again(house: House) -> None:
+    """P9: the connected client notices nothing; the window before is declared gone to one that comes back."""
+    session, first = await house.open(RESUMABLE)
+    ask(session, "[echo before]")
+    await first.until("response.done")
+
+    await house.store.forget_everything()
+    ask(session, "[pace 300] [tokens 20]")
+    await first.until("response.done", 2)
+    _, second = await house.resume(session, after=2)
+    greeting = await second.until("session.created")
+
+    assert numbers(first.events) == list(range(1, len(first.events) + 1))
+    assert greeting["session"]["resumption"] == {"enabled": True, "resumed": False, "gap": True}
+    assert kinds(second.events)[1:] == ["conversation.item.added", "conversation.item.done"] * 4
+
+
+async def test_while_the_store_is_away_new_turns_are_refused_and_the_answer_goes_on_later(house: House) -> None:
+    """P9."""
+    session, screen = await house.open(RESUMABLE)
+    ask(session, "[pace 300] [tokens 30]")
+    await screen.until(DELTA)
+    with house.store.away():
+        await until(lambda: house.journal.failure() is not None)
+        send(session, "conversation.item.create", item=user_item("now?"), event_id="mine")
+        refused = await screen.until("error")
+
+    done = await screen.until("response.done")
+
+    assert (refused["error"]["type"], refused["error"]["event_id"]) == ("server_error", "mine")
+    assert "sequence_number" not in refused
+    assert "again" in refused["error"]["message"]
+    assert done["response"]["status"] == "completed"
+    ask(session, "[echo there]")
+    assert (await screen.until("response.done", 2))["response"]["status"] == "completed"
+
+
+async def test_a_store_that_stays_away_costs_the_connection_and_not_the_conversation(tmp_path: Path) -> None:
+    """P3, P9."""
+    async with open_house(tmp_path / "sessions.db", Limits(), patience_s=0.1) as house:
+        session, first = await house.open(RESUMABLE)
+        ask(session, "[pace 300] [tokens 30]")
+        await first.until(DELTA, 3)
+        with house.store.away():
+            closed = await first.until_closed()
+
+        _, second = await house.resume(session, after=first.events[-1]["sequence_number"])
+        done = await second.until("response.done")
+
+    assert closed[0] == 1013
+    assert done["response"]["status"] == "completed"
+    assert numbers(first.events + second.events[1:]) == list(range(1, len(first.events + second.events)))
+
+
+async def test_a_full_outbox_refuses_new_turns_and_drops_nothing(tmp_path: Path) -> None:
+    """P3, P9."""
+    async with open_house(tmp_path / "sessions.db", Limits(max_outbox_records=3)) as house:
+        session, screen = await house.open(RESUMABLE)
+        ask(session, "[echo one]")
+        await screen.until("response.done")
+        await until(lambda: house.node.refusal is not None)
+
+        ask(session, "[echo two]")
+        error = await screen.until("error")
+
+        assert error["error"]["type"] == "server_error"
+        assert "sequence_number" in error
+        assert len(await house.records()) == 3

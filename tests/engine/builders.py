@@ -15,6 +15,9 @@ WEATHER = FunctionTool(
     parameters=Raw(b'{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}'),
 )
 
+# A text cut in two: before a space, within a word, within what is one sign to the eye.
+HALVES = [("Hello there,", " and welcome."), ("안녕하", "세요, 반갑습니다!"), ("👩\u200d💻 🇰", "🇷 🤷🏽\u200d♀️")]
+
 
 def user(text: str) -> MessageItem:
     return MessageItem(id=f"item_{next(_numbers)}", role="user", content=(InputText(text),))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from engine.local import LocalEngine
 from engine.openai import OpenAIEngine
 from engine.prompt import PromptEncoder
 from engine.scripted import ScriptedEngine
@@ -42,6 +43,12 @@ def encoder(tiny_tokenizer: Path) -> PromptEncoder:
 @pytest.fixture(scope="session")
 def scripted_subject() -> Scripted:
     return Scripted(ScriptedEngine(tokens_per_s=2000))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def local_engine() -> AsyncIterator[LocalEngine]:
+    async with LocalEngine(str(DEMO_MODEL), "demo") as engine:
+        yield engine
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from msgspec import Raw
+from msgspec.structs import replace
 
 from engine.base import EngineOverloaded, EngineUnavailable, ModelNotLoadable
 from engine.local import LocalEngine, _Answer
 from sessions.generation import FunctionChoice, FunctionTool, Prompt, ToolCallDelta
-from tests.engine.builders import WEATHER, answer, make_prompt, partial, text_of, user
+from tests.engine.builders import HALVES, WEATHER, answer, make_prompt, text_of, user
 from tests.engine.conftest import DEMO_MODEL
 from tests.engine.test_protocol import (  # noqa: F401  collected here, with this module's `subject`
     test_a_hundred_random_aborts_leave_nothing_in_flight,
@@ -77,10 +78,9 @@ class Local:
             yield
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def engine() -> AsyncIterator[LocalEngine]:
-    async with LocalEngine(str(DEMO_MODEL), "demo") as engine:
-        yield engine
+@pytest.fixture
+def engine(local_engine: LocalEngine) -> LocalEngine:
+    return local_engine
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -117,13 +117,21 @@ async def test_answers_that_run_together_are_those_that_run_alone(engine: LocalE
     assert [text_of(chunks) for chunks in together] == alone
 
 
-async def test_an_answer_in_progress_goes_on_where_it_stopped(engine: LocalEngine) -> None:
-    whole = text_of(await answer(engine, make_prompt(user("Tell me a longer story"), instructions="")))
-    begin = whole[: whole.index(" ", 80)]
+@pytest.mark.parametrize(("spoken", "rest"), HALVES)
+async def test_the_rest_begins_where_the_spoken_text_ends(subject: Local, spoken: str, rest: str) -> None:
+    with subject.saying(rest) as prompt:
+        chunks = await answer(subject.engine, replace(prompt, spoken=spoken))
 
-    rest = await answer(engine, make_prompt(user("Tell me a longer story"), partial(begin), instructions=""))
+    assert text_of(chunks) == rest
 
-    assert begin + text_of(rest) == whole
+
+async def test_a_call_after_spoken_text_is_no_text(subject: Local) -> None:
+    with subject.saying('\n<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call>'):
+        chunks = await answer(subject.engine, make_prompt(tools=(WEATHER,), spoken="Let me see."))
+
+    assert text_of(chunks) == ""
+    assert called(delta for chunk in chunks for delta in chunk.tool_calls) == ("get_weather", {})
+    assert chunks[-1].finish_reason == "tool_calls"
 
 
 async def test_a_tool_call_is_no_text(engine: LocalEngine) -> None:

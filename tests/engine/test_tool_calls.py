@@ -132,3 +132,33 @@ def test_the_schema_of_a_forced_call_names_what_may_be_called() -> None:
     assert names("required") == ["get_weather", "other"]
     assert names(FunctionChoice(name="other")) == ["other"]
     assert forced_call_schema(make_prompt(tool_choice="required")) is None
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from(["Hm", ".\n\n", ". ", " ", "\n", "<", " <tool", "_call", " a", "b <t", "</", ">"]), max_size=12
+    )
+)
+def test_what_is_sent_ends_where_a_piece_ends(pieces: list[str]) -> None:
+    """An answer is gone on with after what was sent: from within a token, the model would not go on as it did."""
+    parser, sent = HermesParser(), ""
+    ends = {"".join(pieces[:number]) for number in range(len(pieces) + 1)}
+
+    for piece in pieces:
+        sent += parser.feed(piece, [])[0]
+        assert sent in ends
+
+    if "<tool_call>" not in "".join(pieces):
+        assert sent + parser.finish()[0] == "".join(pieces)
+
+
+def test_only_what_may_precede_a_call_waits_for_the_next_piece() -> None:
+    parser = HermesParser()
+
+    assert [parser.feed(piece, [])[0] for piece in ("Hm", " so.\n", "And", " <", "b")] == [
+        "Hm",
+        "",
+        " so.\nAnd",
+        "",
+        " <b",
+    ]

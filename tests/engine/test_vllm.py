@@ -10,13 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 from msgspec import Raw
+from msgspec.structs import replace
 
 from engine.base import EngineUnavailable, ModelNotLoadable
 from engine.prompt import PromptEncoder
 from engine.tool_calls import HermesParser
 from engine.vllm import VllmEngine, _VllmParser
 from sessions.generation import Chunk, FunctionChoice, FunctionTool, ToolChoice
-from tests.engine.builders import WEATHER, answer, assistant, make_prompt, text_of, user
+from tests.engine.builders import HALVES, WEATHER, answer, assistant, make_prompt, text_of, user
 from tests.engine.subjects import Vllm
 
 pytestmark = [
@@ -60,6 +61,23 @@ async def test_an_answer_without_a_call_is_whole(vllm_subject: Vllm) -> None:
 
     assert text_of(chunks) == "1 < 2, I think.\n"
     assert chunks[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(("spoken", "rest"), HALVES)
+async def test_the_rest_begins_where_the_spoken_text_ends(vllm_subject: Vllm, spoken: str, rest: str) -> None:
+    with vllm_subject.saying(rest) as prompt:
+        chunks = await answer(vllm_subject.engine, replace(prompt, spoken=spoken))
+
+    assert text_of(chunks) == rest
+
+
+async def test_a_call_after_spoken_text_is_no_text(vllm_subject: Vllm) -> None:
+    with vllm_subject.saying(f"\n{CALL}"):
+        chunks = await answer(vllm_subject.engine, make_prompt(tools=(WEATHER,), spoken="Let me see."))
+
+    assert text_of(chunks) == ""
+    assert [name for name, _ in calls_of(chunks)] == ["get_weather"]
+    assert chunks[-1].finish_reason == "tool_calls"
 
 
 @pytest.mark.parametrize(

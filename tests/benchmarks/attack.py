@@ -29,8 +29,8 @@ GIB = 1 << 30
 _CHUNK = bytes(256 * 1024)
 _TEXT = 0x81
 _MASK = bytes(4)  # a mask of zeros is a mask
-# Longer than the server bears a client that does not read; such a client does not learn that it was closed.
-_LONGEST_S = 20.0
+# A little longer than the server bears a client that does not read (10 s), for such a client does not learn that it was closed.
+_LONGEST_S = 12.0
 _HEAD_TIMEOUT_S = 15.0
 
 

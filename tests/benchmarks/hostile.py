@@ -51,9 +51,14 @@ class Window(Struct):
 
 
 class Run(Struct, frozen=True):
-    """All windows in order, what the attackers did in all, and the server's resident memory before and after, in bytes."""
+    """All windows in order, what the attackers did in all, and the server's resident memory before and after, in bytes.
+
+    `num_broken` answers of good sessions were not whole.
+    """
 
     windows: list[Window]
+    num_answers: int
+    num_broken: int
     tallies: dict[str, Tally]
     rss_before: int
     rss_after: int
@@ -161,7 +166,14 @@ async def alternate(
     for talker in talkers:
         talker.close()
     fill(windows, answers)
-    return Run(windows, hostile.tallies, rss_before, rss_after)
+    return Run(
+        windows=windows,
+        num_answers=len(answers),
+        num_broken=sum(answer.num_tokens != NUM_TOKENS for answer in answers),
+        tallies=hostile.tallies,
+        rss_before=rss_before,
+        rss_after=rss_after,
+    )
 
 
 def fill(windows: Sequence[Window], answers: Iterable[Answer]) -> None:
@@ -225,7 +237,8 @@ def report(run: Run, *, num_sessions: int, pace: float) -> list[str]:
         _row("without", without),
         _row("with", attacked),
         "",
-        f"Server's resident memory: {run.rss_before / MIB:.1f} MiB before the first attack, {run.rss_after / MIB:.1f} MiB after the last.",
+        f"Server's resident memory: {run.rss_before / MIB:.1f} MiB before the first attack, {run.rss_after / MIB:.1f} MiB after the last. "
+        f"Answers that were not whole: {run.num_broken} of {run.num_answers:,}.",
         "",
     ]
     for name, tally in run.tallies.items():
@@ -252,8 +265,8 @@ def _ratio(attacked: Sequence[Sequence[float]], without: Sequence[Sequence[float
     )
 
 
-def main() -> None:
-    """Run what was asked and append it to the results."""
+def main() -> int:
+    """Run what was asked and append it to the results; 1 when a good session did not get its answers whole."""
     names = [name for name, _ in ATTACKS]
     parser = argparse.ArgumentParser(prog="make bench-hostile", description=__doc__)
     parser.add_argument("--sessions", type=int, default=500)
@@ -271,7 +284,8 @@ def main() -> None:
         window_s=options.window,
     )
     keep("make bench-hostile", report(run, num_sessions=options.sessions, pace=options.pace), dry=options.dry)
+    return 1 if run.num_broken else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -338,3 +338,15 @@ async def test_an_owner_that_renews_just_before_it_is_adopted_keeps_its_session_
 
     assert await sqlite_store.adopt("node-2", 10) == []
     assert await sqlite_store.append([make_append(1)]) == ["ok"]
+
+
+async def test_a_restored_session_lasts_in_sqlite_until_it_ends_again(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.sqlite"
+    async with SqliteStore(path) as store:
+        await store.create(make_meta(), "node-1")
+        await store.trim(SESSION, 0, final=True)
+
+        await store.restore(make_meta(), "node-1", "1.node-1", next_sequence=2, config=b"", items=())
+
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT expires_ms FROM sessions").fetchall() == [(None,)]

@@ -90,8 +90,7 @@ def make_evidence(script: Script) -> Evidence:
         for number in range(1, sum(event["type"] == "response.created" for event in script.events) + 1)
     ]
     predictions = [
-        Prediction(f"resp_{turn.number}", SESSION, "completed", None, undisturbed(turn.text or ""), turn.item_id)
-        for turn in turns
+        Prediction(f"resp_{turn.number}", SESSION, "completed", None, undisturbed(turn.text or "")) for turn in turns
     ]
     half = len(events) // 2
     parts = [Part(SESSION, 1, half, events[:half]), Part(SESSION, half + 1, len(events), events[half:])]

@@ -16,7 +16,8 @@ from tests.faults.stream import Complaint
 from tests.faults.talker import Habits, Talker
 
 NUM_TALKERS = 12
-_PAUSE_S = (0.1, 1.3)
+_PAUSE_S = (0.2, 1.6)
+_MOST_AT_ONCE = 2
 _TURN_IS_OVER_S = 90.0
 _SETTLED_S = GRACE_S + 60.0
 _POLL_S = 0.25
@@ -55,9 +56,7 @@ async def run_round(
         talkers = make_talkers(fleet, num_talkers, chance, habits)
         async with asyncio.TaskGroup() as tasks:
             talking = [tasks.create_task(talker.talk()) for talker in talkers]
-            for hand in deal(fleet, num_faults, chance):
-                await asyncio.gather(*(_strike(fault, fleet, chance, struck, missed) for fault in hand))
-                await asyncio.sleep(chance.uniform(*_PAUSE_S))
+            await _hurt(fleet, num_faults, chance, struck, missed)
             fleet.mend()
             late = await end_talk(talkers, talking)
         await fleet.until_up()
@@ -111,6 +110,25 @@ async def settle(fleet: Fleet, talkers: Sequence[Talker], *, within_s: float = _
 def _is_settled(evidence: Evidence) -> bool:
     are_over = all(status in ("ended", "idle") for status in evidence.sessions.values())
     return are_over and evidence.num_waiting == 0 and not evidence.leaked_keys
+
+
+async def _hurt(
+    fleet: Fleet, num_faults: int, chance: random.Random, struck: Counter[str], missed: Counter[str]
+) -> None:
+    """Fault upon fault, each as long as it takes: the next does not wait for its end, but for that of the one before it."""
+    room = asyncio.Semaphore(_MOST_AT_ONCE)
+
+    async def strike(hand: Sequence[Fault]) -> None:
+        try:
+            await asyncio.gather(*(_strike(fault, fleet, chance, struck, missed) for fault in hand))
+        finally:
+            room.release()
+
+    async with asyncio.TaskGroup() as strikes:
+        for hand in deal(fleet, num_faults, chance):
+            await room.acquire()
+            strikes.create_task(strike(hand))
+            await asyncio.sleep(chance.uniform(*_PAUSE_S))
 
 
 async def _strike(

@@ -1,6 +1,8 @@
 """What is left when all is over, read without the product's own reading code: rows in MySQL, objects in S3's folder, keys in Redis."""
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ from tests.faults.fleet import Fleet
 
 _EVENT = b',"event":'
 _SEQUENCE = b'{"sequence":'
+_PREDICTIONS = (
+    "SELECT p.response_id, p.session_id, p.status, p.status_reason, p.text, h.heard_chars"
+    " FROM predictions p LEFT JOIN heard h ON h.session_id = p.session_id AND h.response_id = p.response_id"
+)
+_ARCHIVED = "SELECT session_id, first_sequence, last_sequence FROM archives WHERE stored_at IS NOT NULL ORDER BY 1, 2"
 
 
 class Turn(Struct, frozen=True):
@@ -32,7 +39,6 @@ class Prediction(Struct, frozen=True):
     status: str
     status_reason: str | None
     text: str
-    turn_item_id: str | None = None
     heard: int | None = None
 
 
@@ -60,37 +66,42 @@ class Evidence(Struct):
 
 def gather(fleet: Fleet) -> Evidence:
     """What this fleet has stored."""
-    evidence = Evidence({}, [], [], {}, [])
-    _read_tables(fleet, evidence)
-    evidence.parts = list(read_parts(fleet.bucket))
-    _read_redis(fleet, evidence)
-    return evidence
-
-
-def _read_tables(fleet: Fleet, evidence: Evidence) -> None:
     port = fleet.members["mariadb"].service.port
     connection = pymysql.connect(
         host="127.0.0.1", port=port, user="flueman", password="flueman", database=fleet.database, connect_timeout=5
     )
-    with connection, connection.cursor() as cursor:
+    with closing(connection), connection.cursor() as cursor:
 
         def rows(query: str) -> list[tuple[Any, ...]]:
             cursor.execute(query)
             return list(cursor.fetchall())
 
-        evidence.sessions = dict(rows("SELECT session_id, status FROM sessions"))
-        evidence.turns = [Turn(*row) for row in rows("SELECT session_id, number, item_id, text FROM turns")]
-        has_heard = rows("SHOW COLUMNS FROM predictions LIKE 'heard_chars'")
-        heard = "heard_chars" if has_heard else "NULL"
-        query = (
-            f"SELECT p.response_id, p.session_id, p.status, p.status_reason, p.text, t.item_id, p.{heard}"
-            " FROM predictions p LEFT JOIN turns t USING (turn_id)"
+        evidence = _of_tables(rows, fleet.bucket)
+    _read_redis(fleet, evidence)
+    return evidence
+
+
+def gather_embedded(data_dir: Path) -> Evidence:
+    """What the embedded default has stored in its folder."""
+    with closing(sqlite3.connect(f"file:{data_dir / 'flueman.db'}?mode=ro", uri=True)) as tables:
+        evidence = _of_tables(lambda query: tables.execute(query).fetchall(), data_dir / "archive")
+    with closing(sqlite3.connect(f"file:{data_dir / 'sessions.db'}?mode=ro", uri=True)) as store:
+        [(evidence.num_waiting, evidence.num_dead, num_events)] = store.execute(
+            "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM dead_letters), (SELECT count(*) FROM journal)"
         )
-        evidence.predictions = [Prediction(*row) for row in rows(query.replace("p.NULL", "NULL"))]
-        for session_id, first, last in rows(
-            "SELECT session_id, first_sequence, last_sequence FROM archives WHERE stored_at IS NOT NULL ORDER BY 1, 2"
-        ):
-            evidence.archived.setdefault(session_id, []).append((first, last))
+        evidence.leaked_keys = ("journal",) if num_events else ()
+    return evidence
+
+
+def _of_tables(rows: Callable[[str], list[tuple[Any, ...]]], archive: Path) -> Evidence:
+    evidence = Evidence({}, [], [], {}, [])
+    evidence.sessions = dict(rows("SELECT session_id, status FROM sessions"))
+    evidence.turns = [Turn(*row) for row in rows("SELECT session_id, number, item_id, text FROM turns")]
+    evidence.predictions = [Prediction(*row) for row in rows(_PREDICTIONS)]
+    for session_id, first, last in rows(_ARCHIVED):
+        evidence.archived.setdefault(session_id, []).append((first, last))
+    evidence.parts = list(read_parts(archive))
+    return evidence
 
 
 def read_parts(bucket: Path) -> Iterator[Part]:

@@ -120,10 +120,10 @@ class Talker:
         if answer is None:
             return None
         if chance.random() < habits.drops:
-            await self._hear(answer, chance.randint(0, 5))
+            await self.hear(answer, chance.randint(0, 5))
             self.drop()
         if chance.random() < habits.cancels:
-            await self._hear(answer, chance.randint(0, 10))
+            await self.hear(answer, chance.randint(0, 10))
             await self.cancel(answer)
         await self.ended(answer)
         if answer.item_id is not None and answer.text and chance.random() < habits.truncates:
@@ -197,6 +197,12 @@ class Talker:
             {"type": "conversation.item.delete", "item_id": item_id}, is_gone, "item_delete_invalid_item_id"
         )
 
+    async def come_back(self) -> None:
+        """Resume, and say nothing yet."""
+        while self._socket is None:
+            with contextlib.suppress(Broken):
+                await self._resume()
+
     async def leave(self) -> None:
         """End the session, or leave it to its fate."""
         if self._chance.random() < self._habits.abandons:
@@ -217,7 +223,18 @@ class Talker:
         if socket is not None:
             socket.transport.abort()
 
-    async def _hear(self, answer: Answer, num_events: int) -> None:
+    def lose_touch(self) -> ClientConnection:
+        """Leave the connection open and silent, as when a network has lost its way; the next event goes over another."""
+        socket, self._socket = self._socket, None
+        assert socket is not None
+        return socket
+
+    def move(self, ports: Sequence[int]) -> None:
+        """Connect only to these from now on."""
+        self._ports = ports
+
+    async def hear(self, answer: Answer, num_events: int) -> None:
+        """Wait for so many events, or the end of the answer."""
         seen = self._ledger.last
 
         def is_heard() -> bool | None:

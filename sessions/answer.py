@@ -154,6 +154,8 @@ class Answer:
         """What clients have was generated again, or will not be: the answer goes on, or ends, where it was."""
         if self.replay is None:
             return
+        # Never the sum: the tokens of a chunk that was new in part are counted in both.
+        self.num_tokens = max(self.num_tokens, self.replay.num_tokens)
         if isinstance(self.replayed, OpenCall):
             self.replayed.index = self.replay.call_index
         self.open, self.replay, self.replayed = self.replayed, None, None

@@ -44,12 +44,13 @@ class _Piece:
 
 
 class Replay:
-    """Items that clients have and the engine has yet to generate again, the last of them unfinished."""
+    """Items that clients have and the engine has yet to generate again, the last of them unfinished. `num_tokens` have been so far."""
 
-    __slots__ = ("_pieces", "call_index")
+    __slots__ = ("_pieces", "call_index", "num_tokens")
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._pieces = deque(map(_Piece, items))
+        self.num_tokens = 0
         # Of the call that was last generated again.
         self.call_index = -1
 
@@ -60,13 +61,13 @@ class Replay:
         return len(self._pieces) == 1 and last.is_begun and not last.rest
 
     def take(self, chunk: Chunk) -> Chunk:
-        """What of the chunk is new; `AnswerDiffers` when it contradicts what clients have. Tokens are new only with what they say."""
+        """What of the chunk is new; `AnswerDiffers` when it contradicts what clients have. Its tokens are counted here."""
+        self.num_tokens += chunk.num_tokens
         text = self._text(chunk.text) if chunk.text else ""
         calls = [delta for delta in map(self._call, chunk.tool_calls) if delta is not None]
         if chunk.finish_reason is not None and not self.is_over:
             raise AnswerDiffers
-        num_tokens = chunk.num_tokens if text or calls else 0
-        return msgspec.structs.replace(chunk, text=text, num_tokens=num_tokens, tool_calls=tuple(calls))
+        return msgspec.structs.replace(chunk, text=text, num_tokens=0, tool_calls=tuple(calls))
 
     def _text(self, text: str) -> str:
         if self.is_over and self._pieces[0].name is not None:

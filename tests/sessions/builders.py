@@ -36,6 +36,10 @@ class CountedIds:
         self._counts[prefix] += 1
         return f"{prefix}{self._counts[prefix]}"
 
+    def set(self, prefix: str, count: int) -> None:
+        """Count on from there."""
+        self._counts[prefix] = count
+
 
 def make_dialogue(
     *,

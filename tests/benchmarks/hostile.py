@@ -228,7 +228,7 @@ def report(run: Run, *, num_sessions: int, pace: float) -> list[str]:
     first_ratio = _ratio([window.firsts_ms for window in attacked], [window.firsts_ms for window in without])
     lines = [
         f"{num_sessions} good sessions, {pace:g} tokens/s each; {len(attacked)} windows of "
-        f"{attacked[0].end_s - attacked[0].begin_s:.0f} s with four hostile clients and as many without, in turn. "
+        f"{attacked[0].end_s - attacked[0].begin_s:.0f} s with the hostile clients and as many without, in turn. "
         f"Ratios of p99, medians over neighbours: gap {gap_ratio:.2f}, first token {first_ratio:.2f} (to reach: at most {TO_REACH}); "
         f"of what a gap has over the pace {late_ratio:.2f}.",
         "",

@@ -129,7 +129,7 @@ def undisturbed_text() -> str:
     from sessions.items import InputText, MessageItem
 
     async def say() -> str:
-        question = MessageItem("item_1", "user", (InputText(QUESTION.replace("[pace 20]", "[pace 1000]")),))
+        question = MessageItem("item_1", "user", (InputText(QUESTION),))
         async with ScriptedEngine("demo", tokens_per_s=0, num_tokens=1) as engine:
             chunks = [chunk.text async for chunk in engine.generate(Prompt("resp_1", "sess_1", "", (question,)))]
         return "".join(chunks)

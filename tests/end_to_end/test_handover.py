@@ -52,6 +52,7 @@ async def test_another_node_loads_the_dialogue_and_the_old_owner_is_fenced(backe
         ):
             await talk(client)
 
+            await store.renew("another node", 60.0)
             loaded = await store.claim(client.session_id, "another node")
             dialogue = rebuilt(loaded)
 

@@ -112,8 +112,7 @@ def lapsed(database: sqlite3.Connection, owner: str, limit: int, now_ms: int) ->
 
 def renew(database: sqlite3.Connection, claimer: Claimer) -> dict[str, str]:
     """Ids of the owner's sessions that others claimed, and their epochs then."""
-    lease_end_ms = claimer.now_ms + claimer.lease_ms
-    database.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (claimer.owner, lease_end_ms))
+    _extend_lease(database, claimer)
     database.execute("DELETE FROM taken WHERE taken_ms <= ?", (claimer.now_ms - _TAKEN_MS,))
     rows = database.execute("SELECT session_id, epoch FROM taken WHERE owner = ?", (claimer.owner,))
     return dict(rows.fetchall())
@@ -195,10 +194,8 @@ def _take(database: sqlite3.Connection, session_id: str, claimer: Claimer, epoch
 
 def _extend_lease(database: sqlite3.Connection, claimer: Claimer) -> None:
     if claimer.lease_ms:
-        database.execute(
-            "INSERT INTO owners VALUES (?, ?) ON CONFLICT DO UPDATE SET lease_end_ms = max(lease_end_ms, excluded.lease_end_ms)",
-            (claimer.owner, claimer.now_ms + claimer.lease_ms),
-        )
+        lease_end_ms = claimer.now_ms + claimer.lease_ms
+        database.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (claimer.owner, lease_end_ms))
 
 
 def _has_lease(database: sqlite3.Connection, owner: str, claimer: Claimer) -> bool:

@@ -109,6 +109,14 @@ async def test_an_owner_that_never_renewed_has_no_lease(store: Store) -> None:
     assert [loaded.epoch for loaded in await store.adopt("node-2", 10)] == ["2.node-2"]
 
 
+async def test_sessions_of_the_living_take_nothing_from_the_limit(store: Store) -> None:
+    for number in range(6):
+        await store.create(make_meta(f"sess_{number:026}"), "node-1" if number < 5 else "node-2")
+    await store.renew("node-1", 60)
+
+    assert [loaded.epoch for loaded in await store.adopt("node-3", 1)] == ["2.node-3"]
+
+
 async def test_nobody_adopts_from_itself(store: Store) -> None:
     await store.create(make_meta(), "node-1")
 

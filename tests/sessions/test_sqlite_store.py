@@ -253,10 +253,13 @@ async def test_no_owner_stays_in_sqlite(tmp_path: Path) -> None:
         await store.claim(OTHER, "node-2")
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             database.execute("UPDATE taken SET taken_ms = taken_ms - 3600000")
+            await store.renew("node-2", 60)
+            assert database.execute("SELECT * FROM taken").fetchall() == []
         await asyncio.sleep(0.01)
         await store.adopt("node-2", 10)
         await store.renew("node-1", 60)
-        await store.renew("node-1", 60)
+        await store.claim(OTHER, "node-1")
+        await store.claim(OTHER, "node-2")
         await store.surrender("node-1")
 
     with closing(sqlite3.connect(path)) as database:

@@ -230,7 +230,7 @@ class Dialogue:
 
     def greeting(self, *, resumed: bool, gap: bool) -> list[ServerEvent]:
         """What a resumed connection begins with, none of it journaled; with a gap, the history. `after_gap` says what follows that."""
-        session = self._session_object(ResumptionOutcome(resumed, gap))
+        session = self._session_object(ResumptionOutcome(resumed=resumed, gap=gap))
         history = resume.history(self._timeline, self._answers.values(), self._new_id) if gap else []
         return [SessionCreated(self._new_id("event_"), session), *history]
 

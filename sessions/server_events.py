@@ -16,12 +16,12 @@ from sessions.wire_errors import WireError
 ResponseStatus = Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
 
 
-class ResumptionOutcome(Struct, frozen=True):
+class ResumptionOutcome(Struct, frozen=True, kw_only=True):
     """How a resume went: with all that was missed, or with a gap, across which the dialogue's items are given instead."""
 
+    enabled: Literal[True] = True
     resumed: bool
     gap: bool
-    enabled: Literal[True] = True
 
 
 class SessionObject(Struct, frozen=True, kw_only=True):

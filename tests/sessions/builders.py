@@ -92,6 +92,12 @@ def user_item(text: str = "Hi", **fields: object) -> Json:
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}], **fields}
 
 
+def json_of(event: bytes) -> Json:
+    """An encoded event as clients read it."""
+    decoded: Json = msgspec.json.decode(event)
+    return decoded
+
+
 def kinds(events: Iterable[Json]) -> list[str]:
     return [event["type"] for event in events]
 
@@ -219,7 +225,7 @@ class Talk:
         self.last = effects
         self.history.append(effects)
         encoded = [encode_event(event) for event in effects.events]
-        events: list[Json] = [msgspec.json.decode(event) for event in encoded]
+        events = [json_of(event) for event in encoded]
         self.journal += encoded
         for event in events:
             self._check(event)

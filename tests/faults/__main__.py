@@ -8,13 +8,14 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from tests.faults.campaign import NUM_TALKERS, Round, run_round
 from tests.faults.checker import Figures
 
 _FAULTS_A_ROUND = 250
-_MOST_COMPLAINTS = 40
+_MOST_LINES = 60
 
 
 def main() -> int:
@@ -47,11 +48,22 @@ def tell(result: Round, took_s: float) -> None:
         f"seed {result.seed}: {result.num_faults} faults ({struck} struck, {missed} missed) in {took_s:.0f} s,", end=" "
     )
     print(f"{result.num_starts} starts: {result.figures}; {_moves(result.moved_s)}")
-    for complaint in result.verdict.complaints[:_MOST_COMPLAINTS]:
-        print(f"  {complaint.kind} {complaint.session_id}: {complaint.text[:400]}")
-    for line in result.crashes[:_MOST_COMPLAINTS]:
+    for line in summary(result)[:_MOST_LINES]:
         print(f"  {line[:400]}")
     sys.stdout.flush()
+
+
+def summary(result: Round) -> list[str]:
+    """What was wrong: of each kind the first for each session, and what the processes' logs say, each once."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for complaint in result.verdict.complaints:
+        groups.setdefault((complaint.kind, complaint.session_id), []).append(complaint.text)
+    lines = [
+        f"{kind} {session_id}: {texts[0]}" + (f" (and {len(texts) - 1} more)" if texts[1:] else "")
+        for (kind, session_id), texts in groups.items()
+    ]
+    crashes = Counter(result.crashes)
+    return lines + [f"{number} x {line}" for line, number in crashes.items()]
 
 
 def _moves(moved_s: list[float]) -> str:
@@ -67,6 +79,8 @@ def _round(seed: int, num_faults: int, num_talkers: int, keep: Path | None) -> R
         result = asyncio.run(run_round(directory, seed, num_faults, num_talkers=num_talkers))
         if keep is not None and not result.figures.is_clean:
             _keep_logs(directory, keep / f"seed-{seed}")
+            lines = [f"{entry.kind} {entry.session_id}: {entry.text}" for entry in result.verdict.complaints]
+            (keep / f"seed-{seed}" / "complaints.txt").write_text("\n".join(lines))
         return result
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -70,7 +70,7 @@ async def run_round(
             missed=missed,
             num_starts=fleet.num_starts,
             moved_s=[moved_s for talker in talkers for moved_s in talker.moved_s],
-            crashes=fleet.log_lines("Traceback", '"level": "error"'),
+            crashes=fleet.crashes(),
         )
 
 

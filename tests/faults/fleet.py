@@ -4,12 +4,13 @@ Whatever ends, by a fault or by itself, is started again after a random short ti
 """
 
 import asyncio
+import json
 import os
 import random
 import resource
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlencode
@@ -175,13 +176,13 @@ class Fleet:
                 while not await asyncio.to_thread(member.service.is_answering):  # noqa: ASYNC110
                     await asyncio.sleep(_WATCH_S)
 
-    def log_lines(self, *marks: str) -> list[str]:
-        """Lines of the processes' logs that hold one of these."""
+    def crashes(self) -> list[str]:
+        """What the nodes and writers logged as errors and how each trace ended, without times and ids."""
         found: list[str] = []
         for member in self.named("node", "writer"):
-            if member.service.log_path.exists():
-                lines = member.service.log_path.read_text(errors="replace").splitlines()
-                found += [f"{member.name}: {line}" for line in lines if any(mark in line for mark in marks)]
+            log = member.service.log_path
+            if log.exists():
+                found += [f"{member.name}: {line}" for line in crashes_in(log.read_text(errors="replace"))]
         return found
 
     async def open_road(self, stack: AsyncExitStack, begin: str, target: str) -> Proxy:
@@ -266,6 +267,25 @@ def _bring_back(service: Service) -> None:
         service.start()
     else:
         service.resume()
+
+
+def crashes_in(log: str) -> Iterator[str]:
+    """Of each error its event and the last line of its trace."""
+    is_trace = False
+    for line in log.splitlines():
+        if line.startswith("{"):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry.get("level") == "error":
+                trace = str(entry.get("exception", "")).strip().splitlines()
+                yield " ".join([entry["event"], *trace[-1:]])
+        elif line.startswith("Traceback"):
+            is_trace = True
+        elif is_trace and line and not line.startswith((" ", "During", "The above")):
+            is_trace = False
+            yield line
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -3,14 +3,16 @@
  * Holds no protocol knowledge and draws nothing itself.
  */
 
-import { Conversation, MAX_MESSAGE_BYTES, messageBytes, pace } from "./conversation.js";
+import { pace } from "./answer.js";
+import { Conversation, MAX_MESSAGE_BYTES, messageBytes } from "./conversation.js";
 import { Face } from "./face.js";
-import { RealtimeClient, realtimeURL } from "./realtime.js";
+import { Journey } from "./journey.js";
+import { RealtimeClient } from "./realtime.js";
 import { TokenSource } from "./tokens.js";
 import { Transcript, formatMs, formatRate } from "./transcript.js";
 
 /** @typedef {import("./realtime.js").Connection} Connection */
-/** @typedef {import("./conversation.js").Answer} Answer */
+/** @typedef {import("./answer.js").Answer} Answer */
 /** @typedef {import("./face.js").Mood} Mood */
 
 const LIVE_PACE_EVERY_MS = 250;
@@ -38,26 +40,23 @@ const firstToken = find("first-token", HTMLElement);
 const speed = find("speed", HTMLElement);
 
 const tokens = new TokenSource();
-const client = new RealtimeClient({
-  tokens,
-  url: ({ model }) => realtimeURL(location.origin, { model }),
-});
+const client = new RealtimeClient({ origin: location.origin, tokens, journey: new Journey(sessionStorage) });
 const face = new Face(find("face", HTMLElement));
 const transcript = new Transcript(find("transcript", HTMLElement), find("latest", HTMLElement), askAgain);
 const conversation = new Conversation(client, {
-  asked(text) {
-    document.getElementById("welcome")?.remove();
-    delete document.body.dataset["empty"];
-    transcript.ask(text);
+  asked(id, text, isPending) {
+    greetNoMore();
+    transcript.ask(id, text, isPending);
   },
-  began() {
-    transcript.begin();
+  began(answer) {
+    greetNoMore();
+    transcript.begin(answer);
     firstToken.textContent = speed.textContent = "…";
     refresh();
   },
   streamed(answer, delta) {
-    transcript.stream(delta);
-    if (!answer.isStopping) face.say(delta);
+    transcript.stream(answer, delta);
+    if (client.connection.state === "connected") face.say(delta);
     if (answer.numDeltas === 1) refresh();
   },
   ended(answer) {
@@ -65,9 +64,20 @@ const conversation = new Conversation(client, {
     showPace(answer);
     refresh();
   },
+  withdrawn: (answer) => transcript.withdraw(answer),
+  cut: (answer, numUnits) => transcript.cut(answer, numUnits),
   noticed: notify,
-  restarted: () => transcript.divide(),
+  rebuilt: () => transcript.rebuild(),
+  restarted() {
+    if (transcript.isEmpty) notify("Your earlier conversation is over. This is a new one.");
+    else transcript.divide();
+  },
 });
+
+function greetNoMore() {
+  document.getElementById("welcome")?.remove();
+  delete document.body.dataset["empty"];
+}
 
 /** @param {string} text */
 function notify(text) {
@@ -99,7 +109,7 @@ function refresh() {
   find("mood", HTMLElement).textContent = isWaking ? "Waking up" : MOOD_IN_WORDS[mood];
   const isAnswering = conversation.answer !== null;
   if (!isAnswering && document.activeElement === stop) message.focus();
-  stop.hidden = !isAnswering;
+  stop.hidden = !isAnswering || client.connection.state === "taken";
 }
 
 /** @param {Connection} connection */
@@ -111,6 +121,8 @@ function connectionInWords({ state, attempt, reason }) {
       return "Connecting";
     case "signed_out":
       return "Signed out";
+    case "taken":
+      return "Open in another tab";
     case "stopped":
       return `Disconnected. ${reason}`;
     case "idle":
@@ -133,7 +145,9 @@ function showConnection(connection) {
   // Written only when it changes: each write to a status is read aloud.
   if (line.textContent !== words) line.textContent = words;
   document.body.dataset["connection"] = state === "reconnecting" && isOffline(attempt) ? "offline" : state;
-  reconnect.hidden = !(state === "stopped" || (state === "reconnecting" && attempt > 1));
+  reconnect.hidden = !(state === "stopped" || state === "taken" || (state === "reconnecting" && attempt > 1));
+  reconnect.textContent = state === "taken" ? "Take it back" : "Try now";
+  if (state === "connected") transcript.isBusy = false;
   showSignIn(state === "signed_out", reason);
   refresh();
 }
@@ -164,8 +178,9 @@ function say(text) {
     notify(`This message is too long to send: ${is} KiB, and the limit is ${most} KiB. Please shorten it.`);
     return false;
   }
-  if (client.connection.state !== "connected") {
-    notify("Not connected at the moment. Your message stays here until the connection is back.");
+  const { state } = client.connection;
+  if (state === "taken" || state === "stopped") {
+    notify(state === "taken" ? "This conversation is open in another tab. Take it back to go on here." : "Not connected. Your message stays here.");
     return false;
   }
   notify("");
@@ -235,7 +250,12 @@ reconnect.addEventListener("click", () => {
 });
 
 client.on("connection", showConnection);
-addEventListener("online", () => client.open());
+client.on("event", ({ type }) => {
+  if (type === "session.created") transcript.isBusy = true;
+});
+addEventListener("online", () => {
+  if (client.connection.state === "reconnecting") client.open();
+});
 addEventListener("offline", () => showConnection(client.connection));
 setInterval(() => {
   if (conversation.answer) showPace(conversation.answer);

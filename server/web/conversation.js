@@ -1,81 +1,70 @@
 /**
- * What was asked and what is being answered, over one `RealtimeClient`: turns, interruptions, and the pace of each answer.
- * Knows the protocol's events and a clock; knows nothing of the page.
- *
- * @typedef {"waiting" | "streaming" | "completed" | "cancelled" | "incomplete" | "failed" | "interrupted"} Status
- *   `interrupted` is ours: the connection ended before the answer did.
- *
- * @typedef {object} Answer
- * @property {string} question
- * @property {string} sessionId
- * @property {string} requestId      our event_id of the `response.create`
- * @property {string} responseId     empty until `response.created`
- * @property {Status} status
- * @property {string} detail         the server's reason or message, when there is one
- * @property {boolean} isStopping    a cancel is on its way
- * @property {boolean} isSuperseded  it was stopped because the person spoke again
- * @property {number} askedAtMs
- * @property {number} firstTokenAtMs 0 until the first delta
- * @property {number} lastTokenAtMs
- * @property {number} numDeltas
- * @property {number} numTokens      as the server counted them; 0 until it has
- *
- * @typedef {{ firstTokenMs: number | null, tokensPerS: number | null, numTokens: number }} Pace
+ * What was said and what is being answered, over one `RealtimeClient`, through any number of connections: every message reaches
+ * the dialogue once, and an answer goes on where it was. Knows the protocol's events and a clock; knows nothing of the page.
  *
  * @typedef {object} Listeners
- * @property {(text: string) => void} asked
- * @property {(answer: Answer) => void} began
+ * @property {(id: string, text: string, isPending: boolean) => void} asked  a message of the person's; again once it is no longer pending
+ * @property {(answer: Answer) => void} began      asked for, and again when the server has begun it
  * @property {(answer: Answer, delta: string) => void} streamed
  * @property {(answer: Answer) => void} ended
+ * @property {(answer: Answer) => void} withdrawn  it will be asked for anew
+ * @property {(answer: Answer, numUnits: number) => void} cut  the dialogue keeps only so much of it
  * @property {(message: string) => void} noticed
- * @property {() => void} restarted   a new, empty dialogue has replaced one that had turns
+ * @property {() => void} rebuilt     what is not pending is given anew, and something may be missing
+ * @property {() => void} restarted   a new, empty dialogue has taken the place of one that is gone
  */
 
+import { lengthen, newAnswer } from "./answer.js";
+import { newId } from "./journey.js";
+
+/** @typedef {import("./answer.js").Answer} Answer */
+/** @typedef {import("./answer.js").Said} Said */
+/** @typedef {import("./answer.js").Status} Status */
 /** @typedef {import("./realtime.js").RealtimeClient} RealtimeClient */
 /** @typedef {import("./realtime.js").ServerEvent} ServerEvent */
 /** @typedef {import("./realtime.js").WireError} WireError */
+/** @typedef {import("./realtime.js").WireItem} WireItem */
 /** @typedef {import("./realtime.js").WireResponse} WireResponse */
+/** @typedef {import("./realtime.js").WireSession} WireSession */
 
 export const MAX_MESSAGE_BYTES = 64 * 1024;
 
-const encoder = new TextEncoder();
-let numEvents = 0;
-const nextEventId = () => `page_${(numEvents += 1)}`;
+const PARAGRAPH = "\n\n";
+const REQUEST = "request";
+const EXPECTED_ERRORS = new Set([
+  "response_cancel_not_active", // it ended by itself while our cancel was under way: what was wanted has happened
+  "item_create_duplicate_item_id", // sent again because its acknowledgement was lost
+  "session_expired", // the client connects again by itself
+]);
 
-/** @param {string} text */
-function userMessage(text) {
-  return {
-    type: "conversation.item.create",
-    event_id: nextEventId(),
-    item: { type: "message", role: "user", content: [{ type: "input_text", text }] },
-  };
+const encoder = new TextEncoder();
+
+/** @param {Said} said */
+function userMessage({ id, text }) {
+  const item = { id, type: "message", role: "user", content: [{ type: "input_text", text }] };
+  return { type: "conversation.item.create", event_id: id, item };
 }
 
 /** Bytes that `text` takes on the wire as one message, envelope and escapes included. @param {string} text */
 export function messageBytes(text) {
-  return encoder.encode(JSON.stringify(userMessage(text))).length;
-}
-
-/** Time to first token and tokens per second after it, as a reader of the stream sees them. @param {Answer} answer @returns {Pace} */
-export function pace(answer) {
-  // A cancelled answer's count includes tokens that never left the server; what arrived is the honest number.
-  const numTokens = answer.status === "cancelled" ? answer.numDeltas : answer.numTokens || answer.numDeltas;
-  const streamedS = (answer.lastTokenAtMs - answer.firstTokenAtMs) / 1000;
-  return {
-    firstTokenMs: answer.firstTokenAtMs ? answer.firstTokenAtMs - answer.askedAtMs : null,
-    tokensPerS: numTokens > 1 && streamedS > 0 ? (numTokens - 1) / streamedS : null,
-    numTokens,
-  };
+  return encoder.encode(JSON.stringify(userMessage({ id: newId("item_"), text, isAdded: false }))).length;
 }
 
 export class Conversation {
   #client;
   #on;
   #now;
-  /** @type {Answer | null} */ #answer = null;
-  /** @type {string[]} */ #unsent = [];
   #sessionId = "";
+  #isLost = false;
   #numTurns = 0;
+  /** Not sent yet. @type {Said[]} */ #unsent = [];
+  /** Sent, and not seen in the conversation yet. @type {Map<string, Said>} */ #unconfirmed = new Map();
+  /** Asked for, and not begun by the server yet. @type {Answer | null} */ #asked = null;
+  /** What the server answers now. @type {Answer | null} */ #answer = null;
+  /** What was heard of stopped answers, until the server has noted it. @type {Map<string, { type: string, event_id: string }>} */
+  #heard = new Map();
+  /** @type {Map<string, Answer>} */ #byItem = new Map();
+  /** Seen since the last answer began. @type {string[]} */ #questions = [];
 
   /** @param {RealtimeClient} client @param {Listeners} listeners @param {() => number} now milliseconds */
   constructor(client, listeners, now = () => performance.now()) {
@@ -83,160 +72,273 @@ export class Conversation {
     this.#on = listeners;
     this.#now = now;
     client.on("event", (event) => this.#receive(event));
+    client.on("lost", () => (this.#isLost = true));
     client.on("connection", ({ state }) => {
-      if (state !== "connected") this.#disconnected();
+      if (state === "connected") this.#connected();
+      else if (this.#asked) this.#asked.isSent = false;
     });
   }
 
   /** The answer being waited for or streamed, if any. */
   get answer() {
-    return this.#answer;
+    return this.#answer ?? this.#asked;
   }
 
-  /** Says `text`; an answer still streaming is stopped first, and asked for once it has ended. @param {string} text */
+  get #isLive() {
+    return this.#client.connection.state === "connected";
+  }
+
+  /** Says `text`: now, or once the answer still streaming has been stopped, or once the connection is back. @param {string} text */
   say(text) {
-    this.#on.asked(text);
-    this.#unsent.push(text);
-    if (!this.#answer) this.#sendUnsent();
-    else this.#cancel({ isSuperseded: true });
+    const said = { id: newId("item_"), text, isAdded: false };
+    this.#on.asked(said.id, text, true);
+    this.#unsent.push(said);
+    if (this.answer) this.#stop(this.answer, { isSuperseded: true });
+    this.#goOn();
   }
 
-  /** Stops the current answer. */
+  /** Stops the current answer; the dialogue remembers what is shown of it. */
   stop() {
-    if (this.#answer) this.#cancel({ isSuperseded: false });
+    if (this.answer) this.#stop(this.answer, { isSuperseded: false });
   }
 
   /** Asks again for an answer that failed or was cut off. @param {Answer} answer */
   retry(answer) {
-    if (this.#answer) return;
-    if (answer.sessionId === this.#sessionId && answer.requestId) this.#respond(answer.question);
-    else this.say(answer.question);
+    if (this.answer || !this.#isLive) return;
+    if (answer.sessionId !== this.#sessionId) this.say(answer.question);
+    else this.#ask(answer.items.filter(({ isAdded }) => !isAdded), answer.question);
   }
 
-  /** @param {{ isSuperseded: boolean }} why */
-  #cancel({ isSuperseded }) {
-    const answer = this.#answer;
-    if (!answer) return;
+  // To the server
+
+  /** Sends what waits, in order, as far as the connection and the answer in progress allow. */
+  #goOn() {
+    if (!this.#isLive || this.#answer) return;
+    if (this.#asked?.isStopping && !this.#asked.isSent) this.#end(this.#asked, "cancelled");
+    if (this.#asked) return this.#request(this.#asked);
+    const items = this.#unsent.splice(0);
+    if (items.length > 0) this.#ask(items, items.map(({ text }) => text).join(PARAGRAPH));
+  }
+
+  /** @param {Said[]} items @param {string} question */
+  #ask(items, question) {
+    this.#asked = this.#begin({ items, question, requestId: newId("page_"), askedAtMs: this.#now() });
+    this.#request(this.#asked);
+  }
+
+  /** @param {Answer} answer */
+  #request(answer) {
+    if (answer.isSent) return;
+    answer.isSent = true;
+    for (const said of answer.items) {
+      if (said.isAdded || this.#unconfirmed.has(said.id)) continue;
+      this.#unconfirmed.set(said.id, said);
+      this.#client.send(userMessage(said));
+    }
+    const metadata = { [REQUEST]: answer.requestId };
+    this.#client.send({ type: "response.create", event_id: answer.requestId, response: { metadata } });
+  }
+
+  /** All that was missed has come: what it did not show is sent again. */
+  #connected() {
+    for (const said of this.#unconfirmed.values()) this.#client.send(userMessage(said));
+    if (this.#answer?.isStopping) this.#cancel(this.#answer);
+    for (const event of this.#heard.values()) this.#client.send(event);
+    this.#goOn();
+  }
+
+  /** @param {Answer} answer @param {{ isSuperseded: boolean }} why */
+  #stop(answer, { isSuperseded }) {
     answer.isSuperseded ||= isSuperseded;
     if (answer.isStopping) return;
     answer.isStopping = true;
+    this.#cancel(answer);
+    if (answer.itemId) this.#tellHeard(answer);
+  }
+
+  /** @param {Answer} answer */
+  #cancel(answer) {
     const target = answer.responseId ? { response_id: answer.responseId } : {};
-    this.#client.send({ type: "response.cancel", event_id: nextEventId(), ...target });
+    this.#client.send({ type: "response.cancel", event_id: newId("page_"), ...target });
   }
 
-  #sendUnsent() {
-    const texts = this.#unsent.splice(0);
-    if (texts.length === 0) return;
-    for (const text of texts) this.#client.send(userMessage(text));
-    this.#respond(texts.join("\n\n"));
+  /** @param {Answer} answer */
+  #tellHeard(answer) {
+    if (answer.cutItemId === answer.itemId) return;
+    answer.cutItemId = answer.itemId;
+    const coordinates = { item_id: answer.itemId, content_index: 0, char_end: answer.numShown };
+    const event = { type: "avatar.item.truncate", event_id: newId("page_"), ...coordinates };
+    this.#heard.set(answer.itemId, event);
+    this.#client.send(event);
   }
 
-  /** @param {string} question */
-  #respond(question) {
-    const answer = this.#begin(question);
-    answer.requestId = nextEventId();
-    this.#client.send({ type: "response.create", event_id: answer.requestId });
-  }
-
-  /** @param {string} question @returns {Answer} */
-  #begin(question) {
+  /** @param {Partial<Answer>} known @returns {Answer} */
+  #begin(known) {
     this.#numTurns += 1;
-    this.#answer = {
-      question,
-      sessionId: this.#sessionId,
-      requestId: "",
-      responseId: "",
-      status: "waiting",
-      detail: "",
-      isStopping: false,
-      isSuperseded: false,
-      askedAtMs: this.#now(),
-      firstTokenAtMs: 0,
-      lastTokenAtMs: 0,
-      numDeltas: 0,
-      numTokens: 0,
-    };
-    this.#on.began(this.#answer);
-    return this.#answer;
+    this.#questions = [];
+    const answer = newAnswer({ sessionId: this.#sessionId, isTimed: this.#isLive, ...known });
+    this.#on.began(answer);
+    return answer;
   }
 
-  /** @param {Status} status @param {string} detail */
-  #end(status, detail = "") {
-    const answer = this.#answer;
-    if (!answer) return;
-    this.#answer = null;
+  /** @param {Answer} answer @param {Status} status @param {string} detail */
+  #end(answer, status, detail = "") {
+    if (answer === this.#answer) this.#answer = null;
+    if (answer === this.#asked) this.#asked = null;
     answer.status = status;
     answer.detail = detail;
     this.#on.ended(answer);
   }
 
+  // From the server
+
   /** @param {ServerEvent} event */
   #receive(event) {
     switch (event.type) {
       case "session.created":
-        return this.#started(event.session.id);
+        return this.#greeted(event.session);
+      case "conversation.item.added":
+        return this.#added(event.item);
       case "response.created":
-        if (this.#answer && !this.#answer.responseId) this.#answer.responseId = event.response.id;
-        return;
+        return this.#began(event.response);
       case "response.output_text.delta":
-        return this.#streamed(event.response_id, event.delta);
+        return this.#streamed(event.response_id, event.item_id, event.delta);
       case "response.done":
         return this.#done(event.response);
+      case "avatar.item.truncated":
+        return this.#truncated(event.item_id, event.char_end);
       case "error":
         return this.#refused(event.error);
     }
   }
 
-  /** @param {string} sessionId */
-  #started(sessionId) {
-    this.#client.send({
-      type: "session.update",
-      event_id: nextEventId(),
-      session: { type: "realtime", output_modalities: ["text"] },
-    });
-    if (this.#numTurns > 0 && sessionId !== this.#sessionId) {
-      this.#numTurns = 0;
-      this.#on.restarted();
-    }
-    this.#sessionId = sessionId;
+  /** @param {WireSession} session */
+  #greeted({ id, resumption }) {
+    const isAnother = id !== this.#sessionId;
+    this.#sessionId = id;
+    if (isAnother && (this.#isLost || this.#numTurns > 0)) this.#startOver();
+    else if (resumption?.gap) this.#rebuild();
+    this.#isLost = false;
   }
 
-  /** @param {string} responseId @param {string} delta */
-  #streamed(responseId, delta) {
+  /** The old dialogue ends here; what it was not seen to have begun to answer is said in the new one. */
+  #startOver() {
+    if (this.#answer) this.#end(this.#answer, "interrupted", "conversation_lost");
+    const asked = this.#asked;
+    if (asked?.isStopping && !asked.isSuperseded) this.#end(asked, "cancelled");
+    else if (asked) {
+      this.#asked = null;
+      this.#unsent.unshift(...asked.items);
+      this.#on.withdrawn(asked);
+    }
+    this.#numTurns = 0;
+    this.#unconfirmed.clear();
+    this.#heard.clear();
+    this.#byItem.clear();
+    this.#on.restarted();
+    for (const said of this.#unsent) {
+      said.isAdded = false;
+      this.#on.asked(said.id, said.text, true);
+    }
+  }
+
+  #rebuild() {
+    this.#answer = null;
+    this.#byItem.clear();
+    this.#on.rebuilt();
+  }
+
+  /** @param {WireItem} item */
+  #added({ id, type, role, status, content }) {
+    if (type !== "message") return;
+    const text = (content ?? []).map((part) => part.text ?? "").join("");
+    if (role === "user") {
+      const said = this.#unconfirmed.get(id);
+      if (said) said.isAdded = true;
+      this.#unconfirmed.delete(id);
+      this.#questions.push(text);
+      this.#on.asked(id, text, false);
+    } else if (role === "assistant" && status !== "in_progress" && text) {
+      this.#recall(id, text, status === "completed" ? "completed" : "incomplete");
+    }
+  }
+
+  /** An answer that is known by its item only. @param {string} itemId @param {string} text @param {Status} status */
+  #recall(itemId, text, status) {
+    const answer = this.#begin({ question: this.#questions.join(PARAGRAPH), responseId: itemId, itemId });
+    this.#byItem.set(itemId, answer);
+    this.#on.streamed(answer, text);
+    this.#end(answer, status);
+  }
+
+  /** @param {WireResponse} response */
+  #began({ id, conversation_id: conversationId, metadata }) {
+    if (conversationId === null) return;
+    const requestId = metadata?.[REQUEST] ?? "";
+    if (this.#asked && this.#asked.requestId === requestId) {
+      this.#answer = this.#asked;
+      this.#asked = null;
+      this.#answer.responseId = id;
+      this.#questions = [];
+      this.#on.began(this.#answer);
+    } else {
+      this.#answer = this.#begin({ question: this.#questions.join(PARAGRAPH), requestId, responseId: id });
+    }
+  }
+
+  /** @param {string} responseId @param {string} itemId @param {string} delta */
+  #streamed(responseId, itemId, delta) {
     const answer = this.#answer;
     if (!answer || answer.responseId !== responseId) return;
-    answer.lastTokenAtMs = this.#now();
-    answer.firstTokenAtMs ||= answer.lastTokenAtMs;
-    answer.numDeltas += 1;
-    answer.status = "streaming";
+    if (answer.itemId !== itemId) {
+      answer.itemStart += answer.numShown;
+      answer.numShown = 0;
+      answer.itemId = itemId;
+      this.#byItem.set(itemId, answer);
+    }
+    if (answer.isStopping) {
+      answer.hasUnheard = true;
+      return;
+    }
+    if (!this.#isLive) answer.isTimed = false;
+    lengthen(answer, delta, this.#now());
     this.#on.streamed(answer, delta);
   }
 
   /** @param {WireResponse} response */
   #done({ id, status, status_details: details, usage }) {
-    if (!this.#answer || this.#answer.responseId !== id || status === "in_progress") return;
-    this.#answer.numTokens = usage?.output_tokens ?? 0;
-    this.#end(status, details?.error?.message || details?.error?.code || details?.reason || "");
-    this.#sendUnsent();
+    const answer = this.#answer;
+    if (!answer || answer.responseId !== id || status === "in_progress") return;
+    answer.numTokens = usage?.output_tokens ?? 0;
+    if (answer.hasUnheard) this.#tellHeard(answer);
+    const detail = details?.error?.message || details?.error?.code || details?.reason || "";
+    this.#end(answer, answer.hasUnheard ? "cancelled" : status, detail);
+    this.#goOn();
+  }
+
+  /** @param {string} itemId @param {number} charEnd */
+  #truncated(itemId, charEnd) {
+    this.#heard.delete(itemId);
+    const answer = this.#byItem.get(itemId);
+    if (answer?.itemId === itemId) this.#on.cut(answer, answer.itemStart + charEnd);
   }
 
   /** @param {WireError} error */
   #refused(error) {
     const message = error.message || error.code || "The server reported a problem.";
-    if (this.#answer && error.event_id === this.#answer.requestId) {
-      this.#end("failed", message);
-      this.#sendUnsent();
-      return;
+    const eventId = error.event_id ?? "";
+    for (const [itemId, event] of this.#heard) {
+      if (event.event_id === eventId) this.#heard.delete(itemId);
     }
-    // The answer ended by itself while our cancel was under way: what was wanted has happened.
-    if (error.code === "response_cancel_not_active") return;
-    this.#on.noticed(message);
-  }
-
-  #disconnected() {
-    if (this.#answer) this.#end("interrupted", "connection_lost");
-    if (this.#unsent.length === 0) return;
-    this.#begin(this.#unsent.splice(0).join("\n\n"));
-    this.#end("interrupted", "never_sent");
+    const said = this.#unconfirmed.get(eventId);
+    this.#unconfirmed.delete(eventId);
+    if (said && error.code === "item_create_duplicate_item_id") said.isAdded = true;
+    if (EXPECTED_ERRORS.has(error.code ?? "")) return;
+    if (this.#asked && eventId === this.#asked.requestId) {
+      this.#end(this.#asked, "failed", message);
+      this.#goOn();
+    } else if (this.#isLive) {
+      this.#on.noticed(message);
+    }
   }
 }

@@ -1,52 +1,54 @@
 /**
- * The Realtime protocol's client: one WebSocket at a time, opened with a fresh token, opened again with backoff when it
- * drops. It owns the connection only: no page, and no idea of what a conversation is.
+ * The Realtime protocol's client: one WebSocket at a time, opened again when it drops, and said to be connected once all that
+ * was missed has come. It owns the connection only: no page, and no idea of what a conversation is about.
  *
  * @typedef {{ value: string, model: string }} Token
  * @typedef {"accepted" | "refused" | "unreachable"} Outcome  What became of the last token.
  * @typedef {{ get(): Promise<Token>, outcome(result: Outcome): void }} Tokens
  *
- * @typedef {"idle" | "connecting" | "connected" | "reconnecting" | "stopped" | "signed_out"} State
+ * @typedef {"idle" | "connecting" | "connected" | "reconnecting" | "taken" | "stopped" | "signed_out"} State
+ *   `taken`: another tab has the conversation.
  * @typedef {{ state: State, attempt: number, retryInMs: number, reason: string }} Connection
  *
- * @typedef {{ type: string, code?: string | null, message?: string, event_id?: string | null }} WireError
+ * @typedef {{ type: string, code?: string | null, message?: string, param?: string | null, event_id?: string | null }} WireError
+ * @typedef {object} WireSession
+ * @property {string} id
+ * @property {{ enabled?: boolean, resumed?: boolean, gap?: boolean }} [resumption]
+ * @property {{ group_id?: string } | null} [tracing]
+ * @typedef {{ id: string, type: string, role?: string, status?: string, content?: Array<{ text?: string }> }} WireItem
  * @typedef {object} WireResponse
  * @property {string} id
  * @property {"in_progress" | "completed" | "cancelled" | "incomplete" | "failed"} status
+ * @property {string | null} [conversation_id]  null: apart from the conversation
+ * @property {Record<string, string> | null} [metadata]
  * @property {{ reason?: string, error?: { code?: string | null, message?: string | null } | null } | null} [status_details]
  * @property {{ output_tokens?: number } | null} [usage]
  *
- * @typedef {{ type: "session.created", session: { id: string } }
+ * @typedef {{ sequence_number?: number } & (
+ *     { type: "session.created" | "session.updated", session: WireSession }
  *   | { type: "error", error: WireError }
  *   | { type: "response.created" | "response.done", response: WireResponse }
  *   | { type: "response.output_text.delta", response_id: string, item_id: string, delta: string }
- *   | { type: "conversation.item.done", item: { id: string, role?: string } }} ServerEvent
+ *   | { type: "conversation.item.added", item: WireItem }
+ *   | { type: "avatar.item.truncated", item_id: string, char_end: number })} ServerEvent
  *   The events the pages act on; any other `type` arrives too, and falls through a `switch`.
  *
- * @typedef {{ connection: Connection, event: ServerEvent }} Topics
+ * @typedef {{ connection: Connection, event: ServerEvent, lost: null }} Topics
+ *   `lost`: the server no longer knows the conversation; the next connection begins another.
  */
+
+import { Backoff, judge } from "./reconnect.js";
+
+/** @typedef {import("./journey.js").Journey} Journey */
 
 const SUBPROTOCOL = "realtime";
 const KEY_PREFIX = "openai-insecure-api-key.";
+const LEFT_BY_CHOICE = 1000;
 
-const HANDSHAKE_LIMIT_MS = 10_000;
-const FIRST_DELAY_MS = 400;
-const LONGEST_DELAY_MS = 15_000;
+// Every event that is sent is answered by one. A link that died without a word is noticed by this silence only.
+const LONGEST_SILENCE_MS = 15_000;
 // A server that accepts and drops at once must not be called in a tight loop: only a connection this old resets the backoff.
 const STABLE_AFTER_MS = 5_000;
-
-/** Close codes after which a fresh token is the remedy: invalid key, expired mid-session. */
-const TOKEN_REFUSED = new Set([3000, 4401]);
-
-/** Close codes after which trying again by itself would only repeat the failure. */
-const FINAL = new Map([
-  [1003, "The server refused what this page sent."],
-  [1007, "The server refused what this page sent."],
-  [1008, "The server refused this connection."],
-  [1009, "The server refused a message that was too large."],
-  [4000, "The server does not offer this model."],
-  [4001, "This conversation is open in another window."],
-]);
 
 /** Thrown by `Tokens.get` when only a person can supply the next token. */
 export class SignInNeeded extends Error {}
@@ -61,22 +63,25 @@ export function realtimeURL(origin, query) {
 }
 
 export class RealtimeClient {
-  /** @type {(token: Token) => URL} */ #url;
-  /** @type {Tokens} */ #tokens;
+  #origin;
+  #tokens;
+  #journey;
+  #backoff = new Backoff();
   /** @type {Connection} */ #connection = { state: "idle", attempt: 0, retryInMs: 0, reason: "" };
   /** @type {{ [K in keyof Topics]: Set<(value: Topics[K]) => void> }} */
-  #listeners = { connection: new Set(), event: new Set() };
+  #listeners = { connection: new Set(), event: new Set(), lost: new Set() };
   /** @type {WebSocket | null} */ #socket = null;
-  #attempt = 0;
   #everConnected = false;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #retry;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #silence;
   // Whatever a superseded attempt still reports is ignored by comparing this number.
   #generation = 0;
 
-  /** @param {{ url: (token: Token) => URL, tokens: Tokens }} options */
-  constructor({ url, tokens }) {
-    this.#url = url;
+  /** @param {{ origin: string, tokens: Tokens, journey: Journey }} options */
+  constructor({ origin, tokens, journey }) {
+    this.#origin = origin;
     this.#tokens = tokens;
+    this.#journey = journey;
   }
 
   get connection() {
@@ -90,13 +95,14 @@ export class RealtimeClient {
 
   /** Connects, or tries again at once when a retry is waiting. Does nothing while connected or connecting. */
   open() {
-    if (this.#socket || this.#connection.state === "connected") return;
-    this.#attempt = 0;
+    if (this.#socket) return;
+    this.#backoff.reset();
     void this.#connect();
   }
 
-  /** Ends the connection for good, until the next `open`. */
+  /** Ends the conversation's connection for good, until the next `open`. */
   close() {
+    this.#socket?.close(LEFT_BY_CHOICE);
     this.#drop();
     this.#announce({ state: "idle" });
   }
@@ -105,6 +111,7 @@ export class RealtimeClient {
   send(event) {
     if (this.#connection.state !== "connected" || this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(event));
+    this.#silence ??= setTimeout(() => this.#giveUp(), LONGEST_SILENCE_MS);
     return true;
   }
 
@@ -112,7 +119,7 @@ export class RealtimeClient {
     this.#drop();
     const generation = this.#generation;
     const isCurrent = () => generation === this.#generation;
-    this.#announce({ state: this.#everConnected || this.#attempt > 0 ? "reconnecting" : "connecting" });
+    this.#announce({ state: this.#everConnected || this.#backoff.attempt > 0 ? "reconnecting" : "connecting" });
     let token;
     try {
       token = await this.#tokens.get();
@@ -126,10 +133,10 @@ export class RealtimeClient {
   }
 
   /** @param {Token} token @param {() => boolean} isCurrent */
-  #openSocket(token, isCurrent) {
+  #openSocket({ value, model }, isCurrent) {
     let socket;
     try {
-      socket = new WebSocket(this.#url(token), [SUBPROTOCOL, KEY_PREFIX + token.value]);
+      socket = new WebSocket(realtimeURL(this.#origin, { model, ...this.#journey.depart() }), [SUBPROTOCOL, KEY_PREFIX + value]);
     } catch {
       // The only argument that varies is the token: it holds a character that no subprotocol may hold.
       this.#tokens.outcome("refused");
@@ -137,58 +144,97 @@ export class RealtimeClient {
       return;
     }
     this.#socket = socket;
-    let connectedAt = 0;
-    let refusal = "";
-    const handshake = setTimeout(() => socket.close(), HANDSHAKE_LIMIT_MS);
+    let acceptedAt = 0;
+    /** @type {WireError | null} */ let refusal = null;
+    this.#silence = setTimeout(() => this.#giveUp(), LONGEST_SILENCE_MS);
 
     socket.addEventListener("message", (message) => {
       if (!isCurrent()) return;
+      this.#heard();
       const event = parse(message.data);
       if (!event) return;
-      if (event.type === "session.created") {
-        clearTimeout(handshake);
-        connectedAt = performance.now();
-        this.#everConnected = true;
+      if (!acceptedAt && event.type === "session.created") {
+        acceptedAt = performance.now();
         this.#tokens.outcome("accepted");
-        this.#announce({ state: "connected" });
+        socket.send(JSON.stringify(this.#journey.hello()));
       }
       // An error before the session exists says why the close that follows will happen.
-      if (!connectedAt) refusal = event.type === "error" ? (event.error.message ?? "") : refusal;
-      else this.#emit("event", event);
+      if (acceptedAt) this.#received(event);
+      else if (event.type === "error") refusal = event.error;
     });
 
     socket.addEventListener("close", ({ code }) => {
-      clearTimeout(handshake);
       if (!isCurrent()) return;
-      this.#socket = null;
-      if (connectedAt && performance.now() - connectedAt > STABLE_AFTER_MS) this.#attempt = 0;
-      if (TOKEN_REFUSED.has(code)) this.#tokens.outcome("refused");
-      else if (!connectedAt) this.#tokens.outcome("unreachable");
-      const reason = FINAL.get(code);
-      if (reason) this.#announce({ state: "stopped", reason: refusal || reason });
-      else this.#retryLater();
+      if (acceptedAt && performance.now() - acceptedAt > STABLE_AFTER_MS) this.#backoff.reset();
+      if (!acceptedAt && !refusal) this.#tokens.outcome("unreachable");
+      this.#drop();
+      this.#closed(code, refusal);
     });
   }
 
-  #retryLater() {
-    const ceiling = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.#attempt);
-    // Half fixed, half random: a restarted server must not meet all its clients in the same instant.
-    const retryInMs = Math.round(ceiling * (0.5 + Math.random() / 2));
-    this.#attempt += 1;
-    this.#announce({ state: "reconnecting", retryInMs });
-    this.#timer = setTimeout(() => void this.#connect(), retryInMs);
+  /** @param {ServerEvent} event */
+  #received(event) {
+    const isNew = this.#journey.accept(event);
+    if (this.#journey.arrives(event)) {
+      this.#everConnected = true;
+      this.#announce({ state: "connected" });
+    }
+    if (isNew) this.#emit("event", event);
   }
 
+  /** @param {number} code @param {WireError | null} refusal */
+  #closed(code, refusal) {
+    const { remedy, reason, isBusy } = judge(code, refusal);
+    if (isBusy) this.#backoff.hesitate();
+    switch (remedy) {
+      case "taken":
+        return this.#announce({ state: "taken", reason });
+      case "stop":
+        return this.#announce({ state: "stopped", reason });
+      case "new_token":
+        this.#tokens.outcome("refused");
+        return this.#retryLater();
+      case "new_conversation":
+        this.#journey.forget();
+        this.#emit("lost", null);
+        return this.#retryLater();
+      case "retry":
+        return this.#retryLater();
+    }
+  }
+
+  #retryLater() {
+    const retryInMs = this.#backoff.next();
+    this.#announce({ state: "reconnecting", retryInMs });
+    this.#retry = setTimeout(() => void this.#connect(), retryInMs);
+  }
+
+  /** Something came. Until all has come, silence is limited; then only after something was sent. */
+  #heard() {
+    clearTimeout(this.#silence);
+    this.#silence = undefined;
+    if (this.#connection.state !== "connected") this.#silence = setTimeout(() => this.#giveUp(), LONGEST_SILENCE_MS);
+  }
+
+  /** The link is silent: a dead one would take minutes to say so. */
+  #giveUp() {
+    this.#drop();
+    this.#retryLater();
+  }
+
+  /** Lets go of the socket. Without a code: one that says "normal" would end the conversation. */
   #drop() {
     this.#generation += 1;
-    clearTimeout(this.#timer);
-    this.#socket?.close(1000);
+    clearTimeout(this.#retry);
+    clearTimeout(this.#silence);
+    this.#silence = undefined;
+    this.#socket?.close();
     this.#socket = null;
   }
 
   /** @param {Pick<Connection, "state"> & Partial<Connection>} change */
   #announce(change) {
-    this.#connection = { retryInMs: 0, reason: "", ...change, attempt: this.#attempt };
+    this.#connection = { retryInMs: 0, reason: "", ...change, attempt: this.#backoff.attempt };
     this.#emit("connection", this.#connection);
   }
 

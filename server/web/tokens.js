@@ -8,21 +8,28 @@ import { SignInNeeded } from "./realtime.js";
 /** @typedef {import("./realtime.js").Token} Token */
 
 const DEFAULT_MODEL = "demo";
+// A token closer to its end than this may not live as long as the handshake takes.
+const FRESH_FOR_MS = 60_000;
 
 export class TokenSource {
   #pasted = "";
   #model = DEFAULT_MODEL;
   #trusted = false;
   #complaint = "";
+  /** @type {Token | null} */ #given = null;
+  #givenUntilMs = 0;
 
-  /** A fresh token for one connection. @returns {Promise<Token>} */
+  /** A token for one connection: the last one while it is good for long enough. @returns {Promise<Token>} */
   async get() {
     if (this.#pasted) return { value: this.#pasted, model: this.#model };
+    if (this.#given && Date.now() < this.#givenUntilMs - FRESH_FOR_MS) return this.#given;
     const reply = await fetch("/dev/token", { method: "POST", cache: "no-store" });
     if (reply.status === 404 || reply.status === 405) throw new SignInNeeded(this.#complaint);
     if (!reply.ok) throw new Error(`no token: HTTP ${reply.status}`);
-    const { value, model } = await reply.json();
-    return { value, model: model || DEFAULT_MODEL };
+    const { value, model, expires_at: expiresAtS } = await reply.json();
+    this.#given = { value, model: model || DEFAULT_MODEL };
+    this.#givenUntilMs = (expiresAtS || 0) * 1000;
+    return this.#given;
   }
 
   /** @param {string} token @param {string} model */
@@ -36,6 +43,8 @@ export class TokenSource {
   /** @param {import("./realtime.js").Outcome} result */
   outcome(result) {
     if (result === "accepted") this.#trusted = true;
+    // A clock that is wrong, or a server whose keys are new: whatever the token says of itself, it is no good.
+    if (result === "refused") this.#given = null;
     // A browser cannot tell a refused handshake from a dead server, so a token that never worked is doubted first.
     const isDoubtful = result === "refused" || (result === "unreachable" && !this.#trusted);
     if (!this.#pasted || !isDoubtful) return;

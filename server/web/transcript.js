@@ -3,8 +3,8 @@
  * still arriving sit in a hidden tail, and move to the readable text when their sentence is complete.
  */
 
-/** @typedef {import("./conversation.js").Answer} Answer */
-/** @typedef {import("./conversation.js").Pace} Pace */
+/** @typedef {import("./answer.js").Answer} Answer */
+/** @typedef {import("./answer.js").Pace} Pace */
 
 const SHORTEST_CHUNK = 48;
 const LONGEST_CHUNK = 240;
@@ -51,7 +51,8 @@ export function formatRate(tokensPerS) {
 function outcome(answer) {
   switch (answer.status) {
     case "cancelled":
-      return answer.isSuperseded ? "Interrupted by your next message." : "You stopped this answer.";
+      if (answer.isSuperseded) return "Interrupted by your next message.";
+      return answer.isStopping ? "You stopped this answer." : "This answer was stopped.";
     case "incomplete":
       if (answer.detail === "max_output_tokens") return "Cut short: the answer reached its length limit.";
       if (answer.detail === "content_filter") return "Cut short by the content filter.";
@@ -59,21 +60,22 @@ function outcome(answer) {
     case "failed":
       return `This answer failed. ${answer.detail}`.trim();
     case "interrupted":
-      if (answer.detail === "never_sent") return "The connection was lost before your message was sent.";
-      return answer.firstTokenAtMs
-        ? "The connection was lost here. The rest of this answer did not arrive."
-        : "The connection was lost before an answer arrived.";
+      return "This conversation was lost here. The rest of this answer did not arrive.";
     default:
       return "";
   }
 }
+
+/** @typedef {{ article: HTMLElement, body: HTMLElement, tail: HTMLElement, meta: HTMLElement }} Bubble */
 
 export class Transcript {
   #log;
   #latest;
   #onRetry;
   #isFollowing = true;
-  /** @type {{ article: HTMLElement, body: HTMLElement, tail: HTMLElement, meta: HTMLElement } | null} */ #open = null;
+  #isScrolling = false;
+  /** @type {Map<string, HTMLElement>} */ #questions = new Map();
+  /** @type {WeakMap<Answer, Bubble>} */ #bubbles = new WeakMap();
 
   /** @param {HTMLElement} log @param {HTMLElement} latest the button that jumps to the end @param {(answer: Answer) => void} onRetry */
   constructor(log, latest, onRetry) {
@@ -88,59 +90,84 @@ export class Transcript {
     new ResizeObserver(() => this.#keepUp()).observe(log);
   }
 
-  /** @param {string} text */
-  ask(text) {
-    const article = this.#message("question", "You");
-    article.append(this.#words(text));
-    this.follow();
+  get isEmpty() {
+    return this.#log.querySelector(".message") === null;
   }
 
-  begin() {
-    for (const stale of this.#log.querySelectorAll(".again")) stale.remove();
-    const article = this.#message("answer", "Flueman");
-    const body = this.#words("");
-    const tail = element("span", "tail");
-    tail.setAttribute("aria-hidden", "true");
-    body.append(tail);
-    const meta = element("footer", "meta");
-    meta.setAttribute("aria-live", "off");
-    article.dataset["status"] = "waiting";
-    article.append(body, meta);
-    this.#open = { article, body, tail, meta };
+  /** While many come at once, a screen reader is spared the reading. @param {boolean} isBusy */
+  set isBusy(isBusy) {
+    this.#log.setAttribute("aria-busy", String(isBusy));
+  }
+
+  /** A message of the person's; what is pending stays below all that is not. @param {string} id @param {string} text @param {boolean} isPending */
+  ask(id, text, isPending) {
+    const article = this.#questions.get(id) ?? this.#question(id, text);
+    this.#place(article, isPending);
+    if (isPending) this.follow();
+  }
+
+  /** An answer's bubble: pending, until it has a response. @param {Answer} answer */
+  begin(answer) {
+    const bubble = this.#bubbles.get(answer) ?? this.#bubble(answer);
+    this.#place(bubble.article, answer.responseId === "");
     this.#keepUp();
   }
 
-  /** @param {string} delta */
-  stream(delta) {
-    if (!this.#open) return;
-    const { article, tail } = this.#open;
-    article.dataset["status"] = "streaming";
-    tail.append(delta);
-    tail.normalize();
-    this.#settle(announceable(tail.textContent ?? ""));
+  /** @param {Answer} answer @param {string} delta */
+  stream(answer, delta) {
+    const bubble = this.#bubbles.get(answer);
+    if (!bubble) return;
+    bubble.article.dataset["status"] = "streaming";
+    bubble.tail.append(delta);
+    bubble.tail.normalize();
+    settle(bubble, announceable(bubble.tail.textContent ?? ""));
     this.#keepUp();
   }
 
   /** @param {Answer} answer @param {Pace} pace */
   end(answer, pace) {
-    if (!this.#open) return;
-    const { article, tail, meta } = this.#open;
-    this.#settle(tail.textContent?.length ?? 0);
+    const bubble = this.#bubbles.get(answer);
+    if (!bubble) return;
+    const { article, tail, meta } = bubble;
+    settle(bubble, tail.textContent?.length ?? 0);
     tail.remove();
     article.dataset["status"] = answer.status;
+    this.#place(article, false);
     const what = outcome(answer);
     if (what) article.insertBefore(element("p", "outcome", what), meta);
     meta.textContent = paceInWords(pace);
-    if (answer.status === "failed" || answer.status === "interrupted") this.#offerRetry(article, answer);
-    this.#open = null;
+    if (deservesRetry(answer)) this.#offerRetry(article, answer);
     this.#keepUp();
+  }
+
+  /** Leaves only the first `numUnits` of an answer's text. @param {Answer} answer @param {number} numUnits */
+  cut(answer, numUnits) {
+    const bubble = this.#bubbles.get(answer);
+    const text = bubble?.body.textContent ?? "";
+    if (bubble && text.length > numUnits) bubble.body.replaceChildren(element("span", "", text.slice(0, numUnits)));
+  }
+
+  /** Takes an answer's bubble away. @param {Answer} answer */
+  withdraw(answer) {
+    this.#bubbles.get(answer)?.article.remove();
+    this.#bubbles.delete(answer);
   }
 
   /** A line across the log: what is below starts without knowing what is above. */
   divide() {
     const divider = element("div", "divider");
     divider.append(element("p", "", "New conversation"), element("p", "why", "What was said above is no longer remembered."));
+    for (const message of this.#log.querySelectorAll(".message:not([data-pending])")) message.classList.add("earlier");
     this.#log.append(divider);
+    this.#keepUp();
+  }
+
+  /** Clears what the server will now give anew, and says that it may not be all. */
+  rebuild() {
+    for (const node of this.#log.querySelectorAll(".gap, .message:not(.earlier, [data-pending])")) node.remove();
+    for (const [id, article] of this.#questions) if (!article.isConnected) this.#questions.delete(id);
+    const gap = element("p", "gap", "Something may be missing here: this is what Flueman still remembers of the conversation.");
+    this.#log.insertBefore(gap, this.#firstPending());
     this.#keepUp();
   }
 
@@ -150,28 +177,48 @@ export class Transcript {
     this.#keepUp();
   }
 
-  /** @param {string} kind @param {string} speaker */
-  #message(kind, speaker) {
-    const article = element("article", `message ${kind}`);
-    article.append(element("h2", "unseen", speaker));
-    this.#log.append(article);
+  /** @param {string} id @param {string} text */
+  #question(id, text) {
+    const article = message("question", "You");
+    article.append(words(text), element("p", "waiting", "Waiting for the connection"));
+    this.#questions.set(id, article);
     return article;
   }
 
-  /** @param {string} text */
-  #words(text) {
-    const words = element("p", "words", text);
-    words.dir = "auto";
-    return words;
+  /** @param {Answer} answer */
+  #bubble(answer) {
+    for (const stale of this.#log.querySelectorAll(".again")) stale.remove();
+    const article = message("answer", "Flueman");
+    const body = words("");
+    const tail = element("span", "tail");
+    tail.setAttribute("aria-hidden", "true");
+    body.append(tail);
+    const meta = element("footer", "meta");
+    meta.setAttribute("aria-live", "off");
+    article.dataset["status"] = "waiting";
+    article.append(body, meta);
+    const bubble = { article, body, tail, meta };
+    this.#bubbles.set(answer, bubble);
+    return bubble;
   }
 
-  /** Moves the first `length` characters of the tail to the readable text. @param {number} length */
-  #settle(length) {
-    if (!this.#open || length === 0) return;
-    const { body, tail } = this.#open;
-    const text = tail.textContent ?? "";
-    body.insertBefore(element("span", "", text.slice(0, length)), tail);
-    tail.textContent = text.slice(length);
+  /** @returns {HTMLElement | null} */
+  #firstPending() {
+    return this.#log.querySelector("[data-pending]");
+  }
+
+  /** @param {HTMLElement} article @param {boolean} isPending */
+  #place(article, isPending) {
+    article.toggleAttribute("data-pending", isPending);
+    if (isPending) {
+      article.classList.remove("earlier");
+      if (article !== this.#log.lastElementChild) this.#log.append(article);
+      return;
+    }
+    const first = this.#firstPending();
+    // Moved only when it must be: what is inserted again is read aloud again.
+    const isBelow = first !== null && (first.compareDocumentPosition(article) & Node.DOCUMENT_POSITION_FOLLOWING) !== 0;
+    if (!article.isConnected || isBelow) this.#log.insertBefore(article, first);
   }
 
   /** @param {HTMLElement} article @param {Answer} answer */
@@ -188,8 +235,41 @@ export class Transcript {
     this.#latest.hidden = this.#isFollowing;
   }
 
+  /** At most once a frame: a whole conversation may come in one go. */
   #keepUp() {
-    if (this.#isFollowing) this.#log.scrollTop = this.#log.scrollHeight;
-    else this.#latest.hidden = false;
+    if (this.#isScrolling) return;
+    this.#isScrolling = true;
+    requestAnimationFrame(() => {
+      this.#isScrolling = false;
+      if (this.#isFollowing) this.#log.scrollTop = this.#log.scrollHeight;
+      else this.#latest.hidden = false;
+    });
   }
+}
+
+/** @param {string} kind @param {string} speaker */
+function message(kind, speaker) {
+  const article = element("article", `message ${kind}`);
+  article.append(element("h2", "unseen", speaker));
+  return article;
+}
+
+/** @param {string} text */
+function words(text) {
+  const node = element("p", "words", text);
+  node.dir = "auto";
+  return node;
+}
+
+/** Moves the first `length` characters of the tail to the readable text. @param {Bubble} bubble @param {number} length */
+function settle({ body, tail }, length) {
+  if (length === 0) return;
+  const text = tail.textContent ?? "";
+  body.insertBefore(element("span", "", text.slice(0, length)), tail);
+  tail.textContent = text.slice(length);
+}
+
+/** Whether the person did not get the answer, and did not want it so. @param {Answer} answer */
+function deservesRetry({ status, isStopping }) {
+  return status === "failed" || status === "interrupted" || (status === "cancelled" && !isStopping);
 }

@@ -178,7 +178,7 @@ async def test_an_answer_cut_short_says_so(browser: Browser, server: Server) -> 
         def forward(frame: str | bytes) -> None:
             event = json.loads(frame)
             if event["type"] == "response.create":
-                event["response"] = {"max_output_tokens": 4}
+                event["response"] |= {"max_output_tokens": 4}
             upstream.send(json.dumps(event))
 
         socket.on_message(forward)

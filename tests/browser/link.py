@@ -1,0 +1,51 @@
+"""The network between a page and its server: it can be cut, be down for a while, and lose what was said."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.services import TcpProxy, free_port
+
+_HOST = "127.0.0.1"
+
+
+class Link:
+    """A port of this machine that leads to the server's while it is up."""
+
+    def __init__(self, server_port: int) -> None:
+        self.port = free_port()
+        self.url = f"http://{_HOST}:{self.port}/"
+        self._proxy = TcpProxy(server_port)
+        self._listener: asyncio.Server | None = None
+
+    async def go_up(self) -> None:
+        """Connections can be made from now on."""
+        self._listener = await asyncio.start_server(self._proxy.run, _HOST, self.port)
+
+    async def go_down(self) -> None:
+        """Every connection is cut, and no new one can be made."""
+        if self._listener is None:
+            return
+        self._listener.close()
+        await self.cut()
+        await self._listener.wait_closed()
+        self._listener = None
+
+    async def cut(self) -> None:
+        """Every connection is cut; a new one can be made at once."""
+        await self._proxy.close_links()
+
+    def lose_next_reply(self) -> None:
+        """What is said next arrives; its answer is lost, and the connection with it."""
+        self._proxy.lose_next_reply()
+
+
+@asynccontextmanager
+async def link_to(server_port: int) -> AsyncIterator[Link]:
+    """A link that is up."""
+    link = Link(server_port)
+    await link.go_up()
+    try:
+        yield link
+    finally:
+        await link.go_down()

@@ -274,6 +274,10 @@ class LiveSession:
         """Another node has the session: nothing more may be said here."""
         self._drop(CLOSE_SUPERSEDED, "superseded by another connection")
 
+    def moved(self) -> None:
+        """This node has claimed the session anew, and another object stands for it."""
+        self._drop(CLOSE_TRY_AGAIN, "the session has moved; resume again")
+
     def _drop(self, code: int, reason: str) -> None:
         connection = self._feed.connection
         self._leave()

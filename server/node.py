@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from engine.base import Engine
@@ -20,7 +21,7 @@ from sessions.dialogue import Dialogue
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
 from sessions.journal import Journal
 from sessions.limits import DialogueLimits
-from sessions.state import DialogueState, decode_state
+from sessions.state import DialogueState, decode_state, encode_state
 from sessions.store import LoadedSession, SessionMeta, Store
 
 _log = structlog.get_logger(__name__)
@@ -172,6 +173,13 @@ class Node:
     async def _take_in(self, loaded: LoadedSession) -> LiveSession:
         """A session that was claimed, alive here again."""
         session_id = loaded.meta.session_id
+        if (old := self._sessions.get(session_id)) is not None:
+            old.moved()
+        if not loaded.config:
+            # Its owner died between its creation and its first event.
+            loaded = msgspec.structs.replace(
+                loaded, config=encode_state(DialogueState(SessionConfig(loaded.meta.model)))
+            )
         try:
             events = await self._events_of_open_answers(loaded)
         except StoreUnavailable:

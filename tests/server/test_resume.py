@@ -10,8 +10,9 @@ import pytest
 from sessions.config import ResumptionOptions, SessionConfig
 from sessions.errors import SessionNotFound
 from sessions.records import PredictionRecord, SessionRecord
+from sessions.store import SessionMeta
 from tests.server.house import House, Limits, Screen, ask, open_house, response_done, send, turns, until
-from tests.sessions.builders import Json, kinds, user_item
+from tests.sessions.builders import NOW_MS, Json, kinds, user_item
 
 RESUMABLE = SessionConfig(model="demo", resumption=ResumptionOptions(enabled=True))
 DELTA = "response.output_text.delta"
@@ -295,3 +296,16 @@ async def test_a_full_outbox_refuses_new_turns_and_drops_nothing(tmp_path: Path)
         assert error["error"]["type"] == "server_error"
         assert "sequence_number" in error
         assert len(await house.records()) == 3
+
+
+async def test_a_session_whose_owner_died_before_its_first_event_is_closed_down(house: House) -> None:
+    """P6: nobody knows of it, and it must not stay for ever."""
+    meta = SessionMeta("sess_stillborn", "한나", "kiosk", "demo", NOW_MS)
+    await house.store.create(meta, "node-that-died")
+
+    async with asyncio.timeout(20):
+        while not (records := [r for r in await house.records() if isinstance(r, SessionRecord)]):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    assert [(record.session_id, record.status) for record in records] == [("sess_stillborn", "ended")]
+    assert house.node.num_sessions == 0

@@ -48,7 +48,7 @@ class Receiver(Protocol):
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """Bounds of one connection. `socket_buffer_bytes` bounds what the kernel keeps in each direction.
+    """Bounds of one connection. `socket_buffer_bytes` bounds what the kernel takes from us for a client that does not read.
 
     Above `congested_bytes` unsent, answers wait for the client; above `max_output_bytes`, or after `max_congestion_s` of congestion, it is
     closed.
@@ -90,9 +90,7 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
-            # The kernel would keep megabytes of what a client does not read, and of what we do not.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.socket_buffer_bytes)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.limits.socket_buffer_bytes)
         self.transport.set_write_buffer_limits(high=self.limits.congested_bytes)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -22,7 +22,7 @@ from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
 from sessions.journal import Journal
 from sessions.limits import DialogueLimits
 from sessions.state import DialogueState, decode_state, encode_state
-from sessions.store import LoadedSession, SessionMeta, Store
+from sessions.store import LoadedSession, SessionMeta, Store, epoch_number
 
 _log = structlog.get_logger(__name__)
 
@@ -161,8 +161,10 @@ class Node:
         # An error is a value here: raised in a task of the group it would end all others.
         self._num_opening += 1
         try:
-            session = await self._take_in(await self.store.claim(session_id, self.name, user_id=user_id))
-            session.go_on()
+            loaded = await self.store.claim(session_id, self.name, user_id=user_id)
+            session = await self._take_in(loaded)
+            if session.epoch == loaded.epoch:
+                session.go_on()
             return session
         except SessionError as error:
             return error
@@ -171,10 +173,8 @@ class Node:
             del self._claims[session_id]
 
     async def _take_in(self, loaded: LoadedSession) -> LiveSession:
-        """A session that was claimed, alive here again."""
+        """A session that was claimed, alive here again; the one that is alive already if that was claimed later."""
         session_id = loaded.meta.session_id
-        if (old := self._sessions.get(session_id)) is not None:
-            old.moved()
         if not loaded.config:
             # Its owner died between its creation and its first event.
             loaded = msgspec.structs.replace(
@@ -193,6 +193,11 @@ class Node:
             model_version=self._model_version,
             limits=self._dialogue_limits,
         )
+        if (old := self._sessions.get(session_id)) is not None:
+            # A resume and an adoption, or two adoptions of which one's reply was lost; the store knows the later epoch only.
+            if epoch_number(old.epoch) > epoch_number(loaded.epoch):
+                return old
+            old.moved()
         feed = Feed(GONE, committed=loaded.next_sequence - 1, archived=loaded.archived_sequence)
         session = LiveSession(self, dialogue, meta=loaded.meta, epoch=loaded.epoch, feed=feed)
         self._sessions[session_id] = session
@@ -263,6 +268,8 @@ class Node:
         except Exception:
             # A session that cannot be read must not keep the others from being adopted, nor the lease from being renewed.
             _log.exception("session.not_adopted", session_id=loaded.meta.session_id)
+            return
+        if session.epoch != loaded.epoch:
             return
         if session.is_resumable:
             session.go_on()

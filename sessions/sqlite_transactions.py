@@ -22,6 +22,7 @@ from sessions.store import (
     SessionMeta,
     decode_placed,
     encode_placed,
+    epoch_number,
 )
 
 # An owner that comes back after this still finds out what was taken from it, at its next append.
@@ -142,15 +143,15 @@ def restore(
     items: Sequence[PlacedItem],
 ) -> str | None:
     """The new epoch, or None when a later one is there. A restore whose reply was lost is not a later one."""
-    session_id, latest = meta.session_id, _number(epoch)
+    session_id, latest = meta.session_id, epoch_number(epoch)
     row = database.execute(
         "SELECT epoch, next_sequence, restored FROM sessions WHERE session_id = ?", (session_id,)
     ).fetchone()
     if row is not None and row[0] != epoch:
         stored, sequence, restored = row
-        if _number(stored) >= latest and (sequence, restored) != (next_sequence, f"{epoch} {stored}"):
+        if epoch_number(stored) >= latest and (sequence, restored) != (next_sequence, f"{epoch} {stored}"):
             return None
-        latest = max(latest, _number(stored))
+        latest = max(latest, epoch_number(stored))
     new_epoch = f"{latest + 1}.{claimer.owner}"
     _take(database, session_id, claimer, new_epoch)
     database.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
@@ -167,7 +168,7 @@ def restore(
 
 def _claim(database: sqlite3.Connection, session_id: str, claimer: Claimer, retention_ms: int) -> LoadedSession:
     (stored,) = database.execute("SELECT epoch FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
-    epoch = f"{_number(stored) + 1}.{claimer.owner}"
+    epoch = f"{epoch_number(stored) + 1}.{claimer.owner}"
     _take(database, session_id, claimer, epoch)
     meta, next_sequence, archived_sequence, config = database.execute(
         "UPDATE sessions SET epoch = ?, owner = ?, expires_ms = iif(expires_ms IS NULL, NULL, ?) WHERE session_id = ?"
@@ -201,11 +202,6 @@ def _extend_lease(database: sqlite3.Connection, claimer: Claimer) -> None:
 def _has_lease(database: sqlite3.Connection, owner: str, claimer: Claimer) -> bool:
     lasting = "SELECT 1 FROM owners WHERE owner = ? AND lease_end_ms > ?"
     return owner != claimer.owner and database.execute(lasting, (owner, claimer.now_ms)).fetchone() is not None
-
-
-def _number(epoch: str) -> int:
-    number = epoch.partition(".")[0]
-    return int(number) if number.isdecimal() else 0
 
 
 def append(database: sqlite3.Connection, batch: Sequence[Append], now_ms: int, retention_ms: int) -> list[AppendStatus]:
@@ -251,7 +247,7 @@ def _refusal(database: sqlite3.Connection, part: Append, last: int) -> AppendSta
         return "gone"
     epoch, next_sequence, owner = row
     if epoch != part.epoch:
-        return "fenced" if _number(epoch) >= _number(part.epoch) else "gone"
+        return "fenced" if epoch_number(epoch) >= epoch_number(part.epoch) else "gone"
     if next_sequence != part.first_sequence:
         return "dup" if part.first_sequence <= last < next_sequence else "gap"
     # An end without events has no sequence number to be known again by, but it leaves no owner.

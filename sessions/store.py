@@ -72,6 +72,12 @@ def decode_placed(data: bytes) -> PlacedItem:
     return _placed_decoder.decode(data)
 
 
+def epoch_number(epoch: str) -> int:
+    """How many claims there were up to this epoch; 0 for what is none."""
+    number = epoch.partition(".")[0]
+    return int(number) if number.isdecimal() else 0
+
+
 class JournalEntry(Struct, frozen=True):
     """Events that were committed together at `at_ms`, with the sequence numbers from `first_sequence` on."""
 

@@ -4,10 +4,12 @@
  */
 
 import { pace } from "./answer.js";
-import { Conversation, MAX_MESSAGE_BYTES, messageBytes } from "./conversation.js";
+import { Conversation } from "./conversation.js";
 import { Face } from "./face.js";
 import { Journey } from "./journey.js";
+import { Outbox, messageBytes } from "./outbox.js";
 import { RealtimeClient } from "./realtime.js";
+import { TabMemory } from "./tab.js";
 import { TokenSource } from "./tokens.js";
 import { Transcript, formatMs, formatRate } from "./transcript.js";
 
@@ -15,6 +17,7 @@ import { Transcript, formatMs, formatRate } from "./transcript.js";
 /** @typedef {import("./answer.js").Answer} Answer */
 /** @typedef {import("./face.js").Mood} Mood */
 
+const MAX_MESSAGE_BYTES = 64 * 1024;
 const LIVE_PACE_EVERY_MS = 250;
 // Past this many failed tries the page says "offline": "reconnecting" would promise too much.
 const TRIES_BEFORE_OFFLINE = 6;
@@ -39,11 +42,12 @@ const reconnect = find("reconnect", HTMLButtonElement);
 const firstToken = find("first-token", HTMLElement);
 const speed = find("speed", HTMLElement);
 
+const tab = new TabMemory();
 const tokens = new TokenSource();
-const client = new RealtimeClient({ origin: location.origin, tokens, journey: new Journey(sessionStorage) });
+const client = new RealtimeClient({ origin: location.origin, tokens, journey: new Journey(tab) });
 const face = new Face(find("face", HTMLElement));
 const transcript = new Transcript(find("transcript", HTMLElement), find("latest", HTMLElement), askAgain);
-const conversation = new Conversation(client, {
+const conversation = new Conversation(client, new Outbox(client, tab), {
   asked(id, text, isPending) {
     greetNoMore();
     transcript.ask(id, text, isPending);
@@ -67,6 +71,10 @@ const conversation = new Conversation(client, {
   withdrawn: (answer) => transcript.withdraw(answer),
   cut: (answer, numUnits) => transcript.cut(answer, numUnits),
   noticed: notify,
+  returned(text) {
+    message.value = message.value || text;
+    fitMessage();
+  },
   rebuilt: () => transcript.rebuild(),
   restarted() {
     if (transcript.isEmpty) notify("Your earlier conversation is over. This is a new one.");

@@ -10,6 +10,7 @@
  * @property {(answer: Answer) => void} withdrawn  it will be asked for anew
  * @property {(answer: Answer, numUnits: number) => void} cut  the dialogue keeps only so much of it
  * @property {(message: string) => void} noticed
+ * @property {(text: string) => void} returned     it was said, and has nowhere to go
  * @property {() => void} rebuilt     what is not pending is given anew, and something may be missing
  * @property {() => void} restarted   a new, empty dialogue has taken the place of one that is gone
  */
@@ -20,14 +21,13 @@ import { newId } from "./journey.js";
 /** @typedef {import("./answer.js").Answer} Answer */
 /** @typedef {import("./answer.js").Said} Said */
 /** @typedef {import("./answer.js").Status} Status */
+/** @typedef {import("./outbox.js").Outbox} Outbox */
 /** @typedef {import("./realtime.js").RealtimeClient} RealtimeClient */
 /** @typedef {import("./realtime.js").ServerEvent} ServerEvent */
 /** @typedef {import("./realtime.js").WireError} WireError */
 /** @typedef {import("./realtime.js").WireItem} WireItem */
 /** @typedef {import("./realtime.js").WireResponse} WireResponse */
 /** @typedef {import("./realtime.js").WireSession} WireSession */
-
-export const MAX_MESSAGE_BYTES = 64 * 1024;
 
 const PARAGRAPH = "\n\n";
 const REQUEST = "request";
@@ -37,38 +37,23 @@ const EXPECTED_ERRORS = new Set([
   "session_expired", // the client connects again by itself
 ]);
 
-const encoder = new TextEncoder();
-
-/** @param {Said} said */
-function userMessage({ id, text }) {
-  const item = { id, type: "message", role: "user", content: [{ type: "input_text", text }] };
-  return { type: "conversation.item.create", event_id: id, item };
-}
-
-/** Bytes that `text` takes on the wire as one message, envelope and escapes included. @param {string} text */
-export function messageBytes(text) {
-  return encoder.encode(JSON.stringify(userMessage({ id: newId("item_"), text, isAdded: false }))).length;
-}
-
 export class Conversation {
   #client;
+  #outbox;
   #on;
   #now;
   #sessionId = "";
   #isLost = false;
   #numTurns = 0;
-  /** Not sent yet. @type {Said[]} */ #unsent = [];
-  /** Sent, and not seen in the conversation yet. @type {Map<string, Said>} */ #unconfirmed = new Map();
   /** Asked for, and not begun by the server yet. @type {Answer | null} */ #asked = null;
   /** What the server answers now. @type {Answer | null} */ #answer = null;
-  /** What was heard of stopped answers, until the server has noted it. @type {Map<string, { type: string, event_id: string }>} */
-  #heard = new Map();
   /** @type {Map<string, Answer>} */ #byItem = new Map();
   /** Seen since the last answer began. @type {string[]} */ #questions = [];
 
-  /** @param {RealtimeClient} client @param {Listeners} listeners @param {() => number} now milliseconds */
-  constructor(client, listeners, now = () => performance.now()) {
+  /** @param {RealtimeClient} client @param {Outbox} outbox @param {Listeners} listeners @param {() => number} now milliseconds */
+  constructor(client, outbox, listeners, now = () => performance.now()) {
     this.#client = client;
+    this.#outbox = outbox;
     this.#on = listeners;
     this.#now = now;
     client.on("event", (event) => this.#receive(event));
@@ -91,8 +76,8 @@ export class Conversation {
   /** Says `text`: now, or once the answer still streaming has been stopped, or once the connection is back. @param {string} text */
   say(text) {
     const said = { id: newId("item_"), text, isAdded: false };
+    this.#outbox.add(said);
     this.#on.asked(said.id, text, true);
-    this.#unsent.push(said);
     if (this.answer) this.#stop(this.answer, { isSuperseded: true });
     this.#goOn();
   }
@@ -116,7 +101,7 @@ export class Conversation {
     if (!this.#isLive || this.#answer) return;
     if (this.#asked?.isStopping && !this.#asked.isSent) this.#end(this.#asked, "cancelled");
     if (this.#asked) return this.#request(this.#asked);
-    const items = this.#unsent.splice(0);
+    const items = this.#outbox.take();
     if (items.length > 0) this.#ask(items, items.map(({ text }) => text).join(PARAGRAPH));
   }
 
@@ -130,20 +115,16 @@ export class Conversation {
   #request(answer) {
     if (answer.isSent) return;
     answer.isSent = true;
-    for (const said of answer.items) {
-      if (said.isAdded || this.#unconfirmed.has(said.id)) continue;
-      this.#unconfirmed.set(said.id, said);
-      this.#client.send(userMessage(said));
-    }
+    this.#outbox.send(answer.items);
     const metadata = { [REQUEST]: answer.requestId };
     this.#client.send({ type: "response.create", event_id: answer.requestId, response: { metadata } });
   }
 
   /** All that was missed has come: what it did not show is sent again. */
   #connected() {
-    for (const said of this.#unconfirmed.values()) this.#client.send(userMessage(said));
     if (this.#answer?.isStopping) this.#cancel(this.#answer);
-    for (const event of this.#heard.values()) this.#client.send(event);
+    this.#outbox.resend();
+    if (this.#outbox.recallLeft()) this.#showWaiting();
     this.#goOn();
   }
 
@@ -153,23 +134,13 @@ export class Conversation {
     if (answer.isStopping) return;
     answer.isStopping = true;
     this.#cancel(answer);
-    if (answer.itemId) this.#tellHeard(answer);
+    if (answer.itemId) this.#outbox.cut(answer);
   }
 
   /** @param {Answer} answer */
   #cancel(answer) {
     const target = answer.responseId ? { response_id: answer.responseId } : {};
     this.#client.send({ type: "response.cancel", event_id: newId("page_"), ...target });
-  }
-
-  /** @param {Answer} answer */
-  #tellHeard(answer) {
-    if (answer.cutItemId === answer.itemId) return;
-    answer.cutItemId = answer.itemId;
-    const coordinates = { item_id: answer.itemId, content_index: 0, char_end: answer.numShown };
-    const event = { type: "avatar.item.truncate", event_id: newId("page_"), ...coordinates };
-    this.#heard.set(answer.itemId, event);
-    this.#client.send(event);
   }
 
   /** @param {Partial<Answer>} known @returns {Answer} */
@@ -225,24 +196,26 @@ export class Conversation {
   #startOver() {
     if (this.#answer) this.#end(this.#answer, "interrupted", "conversation_lost");
     const asked = this.#asked;
-    if (asked?.isStopping && !asked.isSuperseded) this.#end(asked, "cancelled");
-    else if (asked) {
-      this.#asked = null;
-      this.#unsent.unshift(...asked.items);
-      this.#on.withdrawn(asked);
-    }
+    const isWanted = asked !== null && (!asked.isStopping || asked.isSuperseded);
+    if (asked && isWanted) this.#on.withdrawn(asked);
+    else if (asked) this.#end(asked, "cancelled");
+    this.#asked = null;
     this.#numTurns = 0;
-    this.#unconfirmed.clear();
-    this.#heard.clear();
     this.#byItem.clear();
     this.#on.restarted();
-    for (const said of this.#unsent) {
-      said.isAdded = false;
-      this.#on.asked(said.id, said.text, true);
-    }
+    this.#outbox.startOver(asked && isWanted ? asked.items : []);
+    this.#showWaiting();
+    const left = this.#outbox.takeLeft();
+    // Said by whoever sat here before the page was loaded again, to a dialogue that is no more: the person decides.
+    if (left.length > 0) this.#on.returned(left.map(({ text }) => text).join(PARAGRAPH));
+  }
+
+  #showWaiting() {
+    for (const { id, text } of this.#outbox.waiting) this.#on.asked(id, text, true);
   }
 
   #rebuild() {
+    for (const said of this.#asked?.items ?? []) said.isAdded = false;
     this.#answer = null;
     this.#byItem.clear();
     this.#on.rebuilt();
@@ -253,9 +226,8 @@ export class Conversation {
     if (type !== "message") return;
     const text = (content ?? []).map((part) => part.text ?? "").join("");
     if (role === "user") {
-      const said = this.#unconfirmed.get(id);
-      if (said) said.isAdded = true;
-      this.#unconfirmed.delete(id);
+      this.#outbox.wasAdded(id);
+      for (const said of this.#asked?.items ?? []) said.isAdded ||= said.id === id;
       this.#questions.push(text);
       this.#on.asked(id, text, false);
     } else if (role === "assistant" && status !== "in_progress" && text) {
@@ -265,6 +237,11 @@ export class Conversation {
 
   /** An answer that is known by its item only. @param {string} itemId @param {string} text @param {Status} status */
   #recall(itemId, text, status) {
+    const asked = this.#asked;
+    if (asked && asked.items.length > 0 && asked.items.every(({ isAdded }) => isAdded)) {
+      this.#asked = null; // this is its answer
+      this.#on.withdrawn(asked);
+    }
     const answer = this.#begin({ question: this.#questions.join(PARAGRAPH), responseId: itemId, itemId });
     this.#byItem.set(itemId, answer);
     this.#on.streamed(answer, text);
@@ -310,7 +287,7 @@ export class Conversation {
     const answer = this.#answer;
     if (!answer || answer.responseId !== id || status === "in_progress") return;
     answer.numTokens = usage?.output_tokens ?? 0;
-    if (answer.hasUnheard) this.#tellHeard(answer);
+    if (answer.hasUnheard) this.#outbox.cut(answer);
     const detail = details?.error?.message || details?.error?.code || details?.reason || "";
     this.#end(answer, answer.hasUnheard ? "cancelled" : status, detail);
     this.#goOn();
@@ -318,7 +295,7 @@ export class Conversation {
 
   /** @param {string} itemId @param {number} charEnd */
   #truncated(itemId, charEnd) {
-    this.#heard.delete(itemId);
+    this.#outbox.wasCut(itemId);
     const answer = this.#byItem.get(itemId);
     if (answer?.itemId === itemId) this.#on.cut(answer, answer.itemStart + charEnd);
   }
@@ -326,15 +303,9 @@ export class Conversation {
   /** @param {WireError} error */
   #refused(error) {
     const message = error.message || error.code || "The server reported a problem.";
-    const eventId = error.event_id ?? "";
-    for (const [itemId, event] of this.#heard) {
-      if (event.event_id === eventId) this.#heard.delete(itemId);
-    }
-    const said = this.#unconfirmed.get(eventId);
-    this.#unconfirmed.delete(eventId);
-    if (said && error.code === "item_create_duplicate_item_id") said.isAdded = true;
+    this.#outbox.wasRefused(error);
     if (EXPECTED_ERRORS.has(error.code ?? "")) return;
-    if (this.#asked && eventId === this.#asked.requestId) {
+    if (this.#asked && error.event_id === this.#asked.requestId) {
       this.#end(this.#asked, "failed", message);
       this.#goOn();
     } else if (this.#isLive) {

@@ -4,6 +4,7 @@
  */
 
 /** @typedef {import("./realtime.js").ServerEvent} ServerEvent */
+/** @typedef {import("./tab.js").TabMemory} TabMemory */
 
 const KEY = "flueman.conversation";
 const RADIX = 36;
@@ -14,7 +15,7 @@ export function newId(prefix) {
 }
 
 export class Journey {
-  #storage;
+  #tab;
   #conversationId;
   #lastSequence = 0;
   #helloId = "";
@@ -22,10 +23,10 @@ export class Journey {
   #isGreeted = false;
   #isRebuilding = false;
 
-  /** @param {Storage} storage of the tab */
-  constructor(storage) {
-    this.#storage = storage;
-    this.#conversationId = storage.getItem(KEY) ?? "";
+  /** @param {TabMemory} tab */
+  constructor(tab) {
+    this.#tab = tab;
+    this.#conversationId = String(tab.recall(KEY) ?? "");
     this.#isResumable = this.#conversationId !== "";
   }
 
@@ -41,7 +42,7 @@ export class Journey {
     this.#conversationId = "";
     this.#isResumable = false;
     this.#lastSequence = 0;
-    this.#storage.removeItem(KEY);
+    this.#tab.keep(KEY, undefined);
   }
 
   /** The first thing to say on a connection. Its answer comes after all that was missed, and so tells that it has come. */
@@ -84,7 +85,7 @@ export class Journey {
     this.#isRebuilding = false;
     this.#lastSequence = event.sequence_number ?? this.#lastSequence;
     this.#isResumable = true;
-    this.#storage.setItem(KEY, this.#conversationId);
+    this.#tab.keep(KEY, this.#conversationId);
     return true;
   }
 

@@ -10,7 +10,8 @@ import pytest
 from sessions.config import ResumptionOptions, SessionConfig
 from sessions.errors import SessionNotFound
 from sessions.records import PredictionRecord, SessionRecord
-from sessions.store import SessionMeta
+from sessions.state import DialogueState, encode_state
+from sessions.store import Append, SessionMeta
 from tests.server.house import House, Limits, Screen, ask, open_house, response_done, send, turns, until
 from tests.sessions.builders import NOW_MS, Json, kinds, user_item
 
@@ -309,3 +310,20 @@ async def test_a_session_whose_owner_died_before_its_first_event_is_closed_down(
 
     assert [(record.session_id, record.status) for record in records] == [("sess_stillborn", "ended")]
     assert house.node.num_sessions == 0
+
+
+async def test_of_two_claims_of_one_session_the_later_lives_whichever_is_heard_of_first(house: House) -> None:
+    """P4: a resume and an adoption may meet."""
+    await house.store.create(SessionMeta("sess_twice", "한나", "kiosk", "demo", NOW_MS), "node-0")
+    state = encode_state(DialogueState(RESUMABLE))
+    await house.store.append([Append("sess_twice", "1.node-0", 1, NOW_MS, [b"{}"], [], {}, [], state, ends=True)])
+    earlier = await house.store.claim("sess_twice", "node-1")
+    session = await house.node.resume("sess_twice", user_id="한나", client_id="kiosk")
+
+    await house.node._adopt(earlier)
+    screen = Screen()
+    session.attach(screen, after=1)
+    send(session, "session.update", session={"type": "realtime", "instructions": "still mine"})
+
+    assert session in house.node
+    assert (await screen.until("session.updated"))["session"]["instructions"] == "still mine"

@@ -105,6 +105,18 @@ def test_a_prompt_is_restored_as_it_was_asked_whatever_has_changed_since() -> No
     assert (done["response"]["conversation_id"], talk.predictions[-1].turn_id) == (None, None)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_prompt_keeps_an_item_that_was_deleted_or_written_anew_since(again: bool) -> None:
+    talk, _ = answering(make_chunk("Hel"))
+    talk.send("conversation.item.delete", item_id="item_1")
+    if again:
+        talk.send("conversation.item.create", item=user_item("Other", id="item_1") | {"role": "system"})
+
+    [prompt] = talk.crash()
+
+    assert prompt == msgspec.structs.replace(prompt_of(talk), spoken="Hel")
+
+
 def test_a_prompt_keeps_a_message_whole_that_was_truncated_since() -> None:
     talk, _ = answering(make_chunk("Hello there", finish="stop"))
     beside = talk.ask(conversation="none", input=[{"type": "item_reference", "id": "item_2"}])

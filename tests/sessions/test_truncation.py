@@ -277,6 +277,20 @@ def test_an_id_that_was_deleted_and_taken_again_is_no_answer_any_more() -> None:
     assert len(talk.heard) == 1
 
 
+def test_what_a_client_wrote_in_an_answers_place_is_not_that_answer() -> None:
+    """P5: LiveKit's way to cut, while the answer is still being generated."""
+    talk = answered("Hello there", finish=False)
+    talk.send("conversation.item.delete", item_id="item_2")
+    item = user_item("Hello", id="item_2") | {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}
+    talk.send("conversation.item.create", item=item)
+    talk.advance("resp_1", make_chunk("!", finish="stop"))
+
+    truncate(talk, 2)
+
+    assert held(talk) == ("He", "incomplete")
+    assert talk.heard == []
+
+
 # What was sent
 
 
@@ -344,6 +358,18 @@ def test_coming_and_going_twice_is_the_same_as_once() -> None:
     assert talk.predictions[0].sent_chars == 3
     assert len(talk.sent) == 1
     assert talk.last.state is None
+
+
+def test_what_was_missed_is_recorded_once_however_often_the_client_goes() -> None:
+    talk = answered("Hel", finish=False)
+    talk.detach()
+    talk.advance("resp_1", make_chunk("lo", finish="stop"))
+    talk.attach()
+
+    talk.detach()
+    talk.attach()
+
+    assert len(talk.sent) == 1
 
 
 def test_an_answer_that_ended_before_the_client_went_needs_no_record() -> None:

@@ -291,9 +291,9 @@ def _sentences(text: str, num_tokens: int) -> list[Chunk]:
 
 
 def _after(chunks: Sequence[Chunk], spoken: str) -> tuple[int, list[Chunk]]:
-    """How many chunks were spoken to their end, and what is left of the others. Calls are never spoken."""
+    """How many chunks were spoken to their end, and what is left of the others."""
     for number, chunk in enumerate(chunks):
-        if not spoken or chunk.tool_calls:
+        if not spoken:
             return number, list(chunks[number:])
         if len(chunk.text) > len(spoken):
             rest = msgspec.structs.replace(chunk, text=chunk.text[len(spoken) :])

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from engine.base import EngineOverloaded, EngineUnavailable, ModelNotLoadable
-from engine.local import LocalEngine, _Answer
+from engine.local import LocalEngine, _Answer, _Reader
+from engine.prompt import EncodedPrompt
 from sessions.generation import FunctionChoice, FunctionTool, Prompt, ToolCallDelta
 from tests.engine.builders import HALVES, WEATHER, answer, make_prompt, text_of, user
 from tests.engine.conftest import DEMO_MODEL
@@ -123,6 +125,19 @@ async def test_the_rest_begins_where_the_spoken_text_ends(subject: Local, spoken
         chunks = await answer(subject.engine, replace(prompt, spoken=spoken))
 
     assert text_of(chunks) == rest
+
+
+async def test_the_rest_keeps_the_space_that_a_tokenizer_takes_from_beginnings() -> None:
+    from tokenizers import Tokenizer, decoders, models
+
+    tokenizer = Tokenizer(models.WordLevel({"▁Hello": 0, "▁there": 1}, unk_token="▁Hello"))
+    tokenizer.decoder = decoders.Metaspace()
+    encoder: Any = SimpleNamespace(tokenizer=SimpleNamespace(backend_tokenizer=tokenizer))
+    encoded = EncodedPrompt(token_ids=[], spoken_ids=[0], num_dropped_items=0, max_output_tokens=9, tail="")
+
+    chunk = _Reader(encoder, encoded, make_prompt(spoken="Hello")).read([1], None)
+
+    assert chunk.text == " there"
 
 
 async def test_a_call_after_spoken_text_is_no_text(subject: Local) -> None:

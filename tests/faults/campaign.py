@@ -102,12 +102,13 @@ async def settle(fleet: Fleet, talkers: Sequence[Talker], *, within_s: float = _
     deadline_s = loop.time() + within_s
     while True:
         evidence = await asyncio.to_thread(gather, fleet)
-        if _is_settled(evidence) or loop.time() > deadline_s:
+        if is_settled(evidence) or loop.time() > deadline_s:
             return check(ledgers, evidence)
         await asyncio.sleep(_POLL_S)
 
 
-def _is_settled(evidence: Evidence) -> bool:
+def is_settled(evidence: Evidence) -> bool:
+    """Whether all that was to be stored is stored, and nothing goes on any more."""
     are_over = all(status in ("ended", "idle") for status in evidence.sessions.values())
     return are_over and evidence.num_waiting == 0 and not evidence.leaked_keys
 

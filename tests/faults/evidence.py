@@ -82,10 +82,10 @@ def gather(fleet: Fleet) -> Evidence:
 
 
 def gather_embedded(data_dir: Path) -> Evidence:
-    """What the embedded default has stored in its folder."""
-    with closing(sqlite3.connect(f"file:{data_dir / 'flueman.db'}?mode=ro", uri=True)) as tables:
+    """What the embedded default has stored, from a copy of its folder."""
+    with closing(sqlite3.connect(data_dir / "flueman.db")) as tables:
         evidence = _of_tables(lambda query: tables.execute(query).fetchall(), data_dir / "archive")
-    with closing(sqlite3.connect(f"file:{data_dir / 'sessions.db'}?mode=ro", uri=True)) as store:
+    with closing(sqlite3.connect(data_dir / "sessions.db")) as store:
         [(evidence.num_waiting, evidence.num_dead, num_events)] = store.execute(
             "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM dead_letters), (SELECT count(*) FROM journal)"
         )

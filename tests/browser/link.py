@@ -1,6 +1,7 @@
 """The network between a page and its server: it can be cut, be down for a while, and lose what was said."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,7 @@ class Link:
 
     async def go_up(self) -> None:
         """Connections can be made from now on."""
-        self._listener = await asyncio.start_server(self._proxy.run, _HOST, self.port)
+        self._listener = await asyncio.start_server(self._carry, _HOST, self.port)
 
     async def go_down(self) -> None:
         """Every connection is cut, and no new one can be made."""
@@ -38,6 +39,11 @@ class Link:
     def lose_next_reply(self) -> None:
         """What is said next arrives; its answer is lost, and the connection with it."""
         self._proxy.lose_next_reply()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A cut cancels the task of the connection, which asyncio's streams would report as a failure of the callback.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._proxy.run(reader, writer)
 
 
 @asynccontextmanager

@@ -37,4 +37,7 @@ async def test_without_a_development_token_the_page_asks_for_one(browser: Browse
         await expect(person.box).to_be_focused()
         answer = await person.say("Hello")
         await person.wait_until(answer, "completed")
-        assert await page.evaluate("[localStorage.length, Object.keys(sessionStorage)]") == [0, ["flueman.conversation"]]
+        assert await page.evaluate("[localStorage.length, Object.keys(sessionStorage)]") == [
+            0,
+            ["flueman.conversation"],
+        ]

@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 import signal
-import urllib.request
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx import AsyncClient
 from playwright.async_api import Browser, Locator, Page, WebSocket, WebSocketRoute, expect
 
 from tests.browser.conftest import AWAY, Server, visit
@@ -21,7 +23,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 SLOWLY = "[pace 25] [tokens 60] Go on"
 ENDLESSLY = "[tokens 2000] Go on"
-KEPT = "sessionStorage.getItem('flueman.conversation')"
+REALTIME = "**/v1/realtime*"
+PLACES = """() => ["#face", "h1", ".pace", "#transcript", ".answer", "#message"].map((name) => {
+  const { x, y, width, height } = document.querySelector(name).getBoundingClientRect();
+  return [name, x, y, width, height];
+})"""
+KEPT = "JSON.parse(sessionStorage.getItem('flueman.conversation'))"
 Event = dict[str, Any]
 
 
@@ -37,13 +44,33 @@ class Wire:
         socket.on("framesent", lambda frame: self.sent.append(json.loads(frame)))
         socket.on("framereceived", lambda frame: self.received.append(json.loads(frame)))
 
-    def count(self, kind: str) -> int:
-        """How many events of that type were received."""
-        return Counter(event["type"] for event in self.received)[kind]
+    def num_sent(self, *kinds: str) -> list[int]:
+        """How many events of each type were sent."""
+        counts = Counter(event["type"] for event in self.sent)
+        return [counts[kind] for kind in kinds]
+
+    def num_received(self, *kinds: str) -> list[int]:
+        """How many events of each type were received."""
+        counts = Counter(event["type"] for event in self.received)
+        return [counts[kind] for kind in kinds]
 
     def last_sent(self, kind: str) -> Event:
         """The last event of that type that was sent."""
         return [event for event in self.sent if event["type"] == kind][-1]
+
+
+@asynccontextmanager
+async def talk(
+    browser: Browser, url: str, prepare: Callable[[Page], Awaitable[None]] | None = None
+) -> AsyncIterator[tuple[Person, Wire]]:
+    """Someone at the page, connected, and all that passes between it and its server."""
+    async with visit(browser, "about:blank", ignoring=AWAY) as page:
+        wire, person = Wire(page), Person(page)
+        if prepare is not None:
+            await prepare(page)
+        await page.goto(url)
+        await person.wait_until_connected()
+        yield person, wire
 
 
 async def wait_for_words(answer: Locator, num_words: int) -> None:
@@ -53,9 +80,7 @@ async def wait_for_words(answer: Locator, num_words: int) -> None:
 
 async def answer_undisturbed(browser: Browser, url: str, question: str = SLOWLY) -> str:
     """What is answered to that when nothing happens."""
-    async with visit(browser, url) as page:
-        person = Person(page)
-        await person.wait_until_connected()
+    async with talk(browser, url) as (person, _):
         answer = await person.say(question)
         await person.wait_until(answer, "completed")
         return await person.words(answer)
@@ -69,9 +94,7 @@ async def questions(person: Person) -> list[str]:
 async def test_an_answer_goes_on_in_its_bubble_when_the_connection_is_cut(browser: Browser, server: Server) -> None:
     """Cut twice: no character is missing, none is there twice."""
     undisturbed = await answer_undisturbed(browser, server.url)
-    async with link_to(server.port) as link, visit(browser, link.url, ignoring=AWAY) as page:
-        wire, person = Wire(page), Person(page)
-        await person.wait_until_connected()
+    async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
         answer = await person.say(SLOWLY)
 
         for num_words in (8, 20):
@@ -82,8 +105,9 @@ async def test_an_answer_goes_on_in_its_bubble_when_the_connection_is_cut(browse
         assert await person.words(answer) == undisturbed
         await expect(person.answers).to_have_count(1)
         await expect(person.log.locator(".divider, .gap")).to_have_count(0)
-        assert wire.count("response.created") == 1 or not wire.sent
         await person.wait_until_connected()
+        assert wire.num_sent("response.create") == wire.num_received("response.created") == [1]
+        assert wire.num_received("session.updated") == [3]
         await person.wait_until(await person.say("[echo still here]"), "completed")
 
 
@@ -91,9 +115,7 @@ async def test_an_answer_goes_on_when_its_server_is_killed_and_started_again(
     browser: Browser, mortal_server: Server
 ) -> None:
     undisturbed = await answer_undisturbed(browser, mortal_server.url)
-    async with visit(browser, mortal_server.url, ignoring=AWAY) as page:
-        person = Person(page)
-        await person.wait_until_connected()
+    async with talk(browser, mortal_server.url) as (person, _):
         answer = await person.say(SLOWLY)
         await wait_for_words(answer, 8)
 
@@ -108,11 +130,7 @@ async def test_an_answer_goes_on_when_its_server_is_killed_and_started_again(
 
 async def test_what_is_said_while_the_connection_is_away_is_sent_once(browser: Browser, server: Server) -> None:
     """Two messages: one turn, when the connection is back."""
-    async with link_to(server.port) as link, visit(browser, link.url, ignoring=AWAY) as page:
-        wire, person = Wire(page), Person(page)
-        await person.wait_until_connected()
-        await page.reload()  # from here on the wire is listened to
-        await person.wait_until_connected()
+    async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
         await link.go_down()
         await expect(person.connection).to_have_text("Reconnecting")
 
@@ -129,75 +147,152 @@ async def test_what_is_said_while_the_connection_is_away_is_sent_once(browser: B
         await expect(waiting.first).to_be_hidden()
         assert await questions(person) == ["[echo one]", "[echo two]"]
         await person.wait_until(await person.say("[echo three]"), "completed")
-        assert Counter(event["type"] for event in wire.sent)["conversation.item.create"] == 3
-        assert [wire.count(kind) for kind in ("conversation.item.done", "response.created", "error")] == [5, 2, 0]
+        assert wire.num_sent("conversation.item.create", "response.create") == [3, 2]
+        assert wire.num_received("conversation.item.done", "response.created", "error") == [5, 2, 0]
         await expect(person.answers).to_have_count(2)
 
 
 async def test_a_message_whose_acknowledgement_was_lost_is_not_sent_twice(browser: Browser, server: Server) -> None:
     """P2: the server had it all; the page finds that out, and asks for nothing again."""
-    async with link_to(server.port) as link, visit(browser, "about:blank", ignoring=AWAY) as page:
-        wire, person = Wire(page), Person(page)
-        await page.goto(link.url)
-        await person.wait_until_connected()
-
+    async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
         link.lose_next_reply()
         answer = await person.say("[pace 25] [tokens 20] once")
 
         await person.wait_until(answer, "completed")
         await person.wait_until_connected()
         await person.wait_until(await person.say("[echo and on]"), "completed")
-        sent = Counter(event["type"] for event in wire.sent)
-        assert (sent["session.update"], sent["conversation.item.create"], sent["response.create"]) == (2, 2, 2)
-        assert (wire.count("response.created"), wire.count("error")) == (2, 0)
+        assert wire.num_sent("session.update", "conversation.item.create", "response.create") == [2, 2, 2]
+        assert wire.num_received("response.created", "error") == [2, 0]
         assert await questions(person) == ["[pace 25] [tokens 20] once", "[echo and on]"]
         await expect(person.answers).to_have_count(2)
 
 
 @pytest.mark.parametrize("lost", ["conversation.item.create", "response.create"])
-async def test_a_message_that_did_not_arrive_is_sent_again(browser: Browser, server: Server, lost: str) -> None:
-    """P2: only what is missing."""
-    is_lost = False
+async def test_what_did_not_arrive_is_sent_again(browser: Browser, server: Server, lost: str) -> None:
+    """P2: from that event on nothing of the first connection reaches the server."""
+    connections: list[WebSocketRoute] = []
 
-    def lose(socket: WebSocketRoute) -> None:
-        upstream = socket.connect_to_server()
+    def carry(page_side: WebSocketRoute) -> None:
+        connections.append(page_side)
+        is_first, server_side = len(connections) == 1, page_side.connect_to_server()
+        is_broken = False
 
         async def forward(frame: str | bytes) -> None:
-            nonlocal is_lost
-            if not is_lost and json.loads(frame)["type"] == lost:
-                is_lost = True
-                await socket.close(code=1011)
-                await upstream.close(code=1001)
-            elif not is_lost or json.loads(frame)["type"] != "response.create" or num_connections > 1:
-                upstream.send(frame)
+            nonlocal is_broken
+            if is_first and not is_broken and json.loads(frame)["type"] == lost:
+                is_broken = True
+                await page_side.close(code=1011)
+            if not is_broken:
+                server_side.send(frame)
 
-        nonlocal num_connections
-        num_connections += 1
-        socket.on_message(forward)
+        page_side.on_message(forward)
 
-    num_connections = 0
-    async with visit(browser, "about:blank", ignoring=AWAY) as page:
-        await page.route_web_socket("**/v1/realtime*", lose)
-        await page.goto(server.url)
-        person = Person(page)
-        await person.wait_until_connected()
-
+    async with talk(browser, server.url, lambda page: page.route_web_socket(REALTIME, carry)) as (person, _):
         answer = await person.say("[echo here I am]")
 
         await person.wait_until(answer, "completed")
-        assert (is_lost, num_connections) == (True, 2)
+        assert len(connections) == 2
         assert await person.words(answer) == "here I am"
         assert await questions(person) == ["[echo here I am]"]
         await expect(person.answers).to_have_count(1)
         await expect(person.notice).to_be_empty()
 
 
+async def test_a_link_that_died_without_a_word_is_given_up(browser: Browser, server: Server) -> None:
+    """No close ever comes: what was sent and not answered is sent again on another connection."""
+    connections: list[WebSocketRoute] = []
+
+    def carry(page_side: WebSocketRoute) -> None:
+        connections.append(page_side)
+        is_first, server_side = len(connections) == 1, page_side.connect_to_server()
+
+        def forward(frame: str | bytes) -> None:
+            if not (is_first and json.loads(frame)["type"] != "session.update"):
+                server_side.send(frame)
+
+        page_side.on_message(forward)
+
+    async def prepare(page: Page) -> None:
+        await page.clock.install()
+        await page.route_web_socket(REALTIME, carry)
+
+    async with talk(browser, server.url, prepare) as (person, _):
+        answer = await person.say("[echo at last]")
+        await person.wait_until(answer, "waiting")
+
+        await person.page.clock.fast_forward(20_000)
+
+        await person.wait_until(answer, "completed")
+        assert len(connections) == 2
+        await expect(person.answers).to_have_count(1)
+
+
+async def test_a_browser_that_is_online_again_connects_at_once(browser: Browser, server: Server) -> None:
+    """The clock stands still, so no retry can be due."""
+    async with (
+        link_to(server.port) as link,
+        talk(browser, link.url, lambda page: page.clock.install()) as (person, _),
+    ):
+        page = person.page
+        await link.go_down()
+        await expect(page.get_by_role("button", name="Try now")).to_be_visible()
+        await page.clock.pause_at(await page.evaluate("Date.now() + 60_000"))
+        await link.go_up()
+        await expect(person.connection).to_have_text(re.compile("Reconnecting|Offline"))
+
+        await page.evaluate("dispatchEvent(new Event('online'))")
+
+        await person.wait_until_connected()
+
+
+async def test_what_was_not_sent_yet_outlives_a_reload(browser: Browser, server: Server) -> None:
+    async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
+        await person.wait_until(await person.say("[echo before]"), "completed")
+        await link.go_down()
+        await expect(person.connection).to_have_text("Reconnecting")
+        await person.box.fill("[echo kept]")
+        await person.box.press("Enter")
+        await expect(person.log.locator("article.question")).to_have_count(2)
+        # Without a page to run, nothing can be sent before the reload.
+        await person.page.goto("about:blank")
+        await link.go_up()
+
+        await person.page.goto(link.url)
+
+        await person.wait_until(person.answers.nth(1), "completed")
+        assert await questions(person) == ["[echo before]", "[echo kept]"]
+        await person.page.reload()
+        await person.wait_until_connected()
+        assert await questions(person) == ["[echo before]", "[echo kept]"]
+        await expect(person.answers).to_have_count(2)
+        assert wire.num_sent("conversation.item.create", "response.create") == [2, 2]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_nothing_moves_when_the_connection_goes_and_comes(browser: Browser, server: Server, width: int) -> None:
+    """And who cannot see it is told politely."""
+    async with link_to(server.port) as link, talk(browser, link.url) as (person, _):
+        page = person.page
+        await page.set_viewport_size({"width": width, "height": 800})
+        await page.emulate_media(reduced_motion="reduce")
+        await person.wait_until(await person.say("[echo hi]"), "completed")
+        before = await page.evaluate(PLACES)
+
+        await link.go_down()
+        await expect(page.get_by_role("button", name="Try now")).to_be_visible()
+
+        assert await page.evaluate(PLACES) == before
+        await expect(page.get_by_role("status").first).to_contain_text(re.compile("Reconnecting|Offline"))
+        await link.go_up()
+        await person.wait_until_connected()
+        assert await page.evaluate(PLACES) == before
+
+
 async def test_a_reload_gives_the_same_conversation_back(browser: Browser, server: Server) -> None:
     """In the middle of an answer, which goes on."""
     undisturbed = await answer_undisturbed(browser, server.url, "[echo first]")
-    async with visit(browser, server.url) as page:
-        person = Person(page)
-        await person.wait_until_connected()
+    async with talk(browser, server.url) as (person, _):
+        page = person.page
         await person.wait_until(await person.say("[echo first]"), "completed")
         await wait_for_words(await person.say(SLOWLY), 8)
         kept = await page.evaluate(KEPT)
@@ -220,9 +315,8 @@ async def test_a_second_tab_takes_the_conversation_and_the_first_can_take_it_bac
     browser: Browser, server: Server
 ) -> None:
     """A duplicated tab has the first one's storage. Neither steals by itself."""
-    async with visit(browser, server.url) as page:
-        first = Person(page)
-        await first.wait_until_connected()
+    async with talk(browser, server.url) as (first, _):
+        page = first.page
         await first.wait_until(await first.say("[echo from the first]"), "completed")
 
         async with page.expect_popup() as opening:
@@ -251,10 +345,8 @@ async def test_a_second_tab_takes_the_conversation_and_the_first_can_take_it_bac
 
 async def test_the_dialogue_remembers_what_was_shown_when_it_was_stopped(browser: Browser, server: Server) -> None:
     """P5: to the UTF-16 unit, and so does the page after a reload."""
-    async with visit(browser, "about:blank") as page:
-        wire, person = Wire(page), Person(page)
-        await page.goto(server.url)
-        await person.wait_until_connected()
+    async with talk(browser, server.url) as (person, wire):
+        page = person.page
         answer = await person.say(ENDLESSLY)
         await wait_for_words(answer, 5)
 
@@ -277,10 +369,7 @@ async def test_the_dialogue_remembers_what_was_shown_when_it_was_stopped(browser
 async def test_an_answer_stopped_while_the_connection_is_away_ends_when_it_is_back(
     browser: Browser, server: Server
 ) -> None:
-    async with link_to(server.port) as link, visit(browser, "about:blank", ignoring=AWAY) as page:
-        wire, person = Wire(page), Person(page)
-        await page.goto(link.url)
-        await person.wait_until_connected()
+    async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
         answer = await person.say(ENDLESSLY)
         await wait_for_words(answer, 5)
         await link.go_down()
@@ -293,16 +382,15 @@ async def test_an_answer_stopped_while_the_connection_is_away_ends_when_it_is_ba
         await person.wait_until(answer, "cancelled")
         assert await person.words(answer) == shown
         await person.wait_until(await person.say("[echo and on]"), "completed")
-        assert (await remembered(page, server, wire.last_sent("avatar.item.truncate")["item_id"])) == shown
+        assert (await remembered(person.page, server, wire.last_sent("avatar.item.truncate")["item_id"])) == shown
 
 
 async def test_a_conversation_that_is_gone_is_followed_by_a_new_one(
     browser: Browser, mortal_server: Server, tmp_path: Path
 ) -> None:
     """And says so: what was said stays in sight, what was not sent is said in the new one."""
-    async with visit(browser, mortal_server.url, ignoring=AWAY) as page:
-        person = Person(page)
-        await person.wait_until_connected()
+    async with talk(browser, mortal_server.url) as (person, _):
+        page = person.page
         before = await person.say(ENDLESSLY)
         await wait_for_words(before, 5)
         kept = await page.evaluate(KEPT)
@@ -331,9 +419,7 @@ async def test_a_conversation_that_is_gone_is_followed_by_a_new_one(
 async def test_a_gap_is_shown_as_one(browser: Browser, mortal_server: Server, tmp_path: Path) -> None:
     """The server's store came back as it was some time ago: the page shows what is remembered, and that it may not be all."""
     data, earlier = tmp_path / "data", tmp_path / "earlier"
-    async with visit(browser, mortal_server.url, ignoring=AWAY) as page:
-        person = Person(page)
-        await person.wait_until_connected()
+    async with talk(browser, mortal_server.url) as (person, _):
         await person.wait_until(await person.say("[echo kept]"), "completed")
         mortal_server.stop(signal.SIGKILL)
         shutil.copytree(data, earlier)
@@ -383,8 +469,8 @@ async def test_close_codes_and_waits_are_what_clients_agree_on(browser: Browser,
 async def remembered(page: Page, server: Server, item_id: str) -> str:
     """The item's text as the server has it; whoever asks so takes the conversation, and the page takes it back."""
     conversation_id = await page.evaluate(KEPT)
-    with urllib.request.urlopen(urllib.request.Request(f"{server.url}dev/token", method="POST")) as reply:
-        token = json.load(reply)["value"]
+    async with AsyncClient() as http:
+        token = (await http.post(f"{server.url}dev/token")).json()["value"]
     async with open_client(server.port, token, resuming=(conversation_id, 1)) as client:
         await client.send("conversation.item.retrieve", item_id=item_id)
         item = (await client.until("conversation.item.retrieved"))["item"]

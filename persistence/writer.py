@@ -1,18 +1,19 @@
 """Takes records from the outbox and makes them rows and archived objects, each once, whatever is killed in between.
 
 It acknowledges a record only after the commit that holds it. What is unavailable is waited for; a record that cannot be stored ends
-among the dead letters with its error. Nothing here logs what a user said.
+among the dead letters with its error, and never holds up another. Nothing here logs what a user said.
 """
 
 import asyncio
 import random
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -34,7 +35,10 @@ log = structlog.get_logger(__name__)
 
 
 class WriterOptions(Struct, frozen=True, kw_only=True):
-    """How a writer takes and tries. `max_deliveries` bounds the tries of a record that is refused, not of one that waits."""
+    """How a writer takes and tries. `max_deliveries` bounds the tries of a record that is refused, not of one that waits.
+
+    After `num_patient_tries` a batch that fails while the database answers is taken apart, to find what it fails for.
+    """
 
     batch_size: int = 500
     wait_s: float = 1.0
@@ -43,6 +47,7 @@ class WriterOptions(Struct, frozen=True, kw_only=True):
     max_deliveries: int = 5
     first_delay_s: float = 0.1
     max_delay_s: float = 10.0
+    num_patient_tries: int = 5
     num_archivers: int = 4
     max_waiting_archives: int = 1000
 
@@ -69,6 +74,10 @@ class ArchiveDelivery(Struct, frozen=True):
 
     delivery: Delivery
     record: ArchiveRecord
+
+
+class Unexplained(Exception):
+    """The database answers, but fails for these records, in a way that does not say whose fault it is."""
 
 
 class Writer:
@@ -120,8 +129,16 @@ class Writer:
         while not self._stopping.is_set():
             if time.monotonic() - reclaimed_at >= self._options.reclaim_every_s:
                 reclaimed_at = time.monotonic()
-                await self._handle(await self._until_available("outbox", self._reclaim) or [])
+                await self._handle_abandoned()
             await self._handle(await self._until_available("outbox", self._take) or [])
+
+    async def _handle_abandoned(self) -> None:
+        # All of it: the oldest may be waiting for the archive, to be reclaimed again and again, and would hide what comes after them.
+        num_taken = self._options.batch_size
+        while num_taken == self._options.batch_size and not self._stopping.is_set():
+            deliveries = await self._until_available("outbox", self._reclaim) or []
+            await self._handle(deliveries)
+            num_taken = len(deliveries)
 
     async def _take(self) -> list[Delivery]:
         return await self._store.take(self._consumer, self._options.batch_size, self._options.wait_s)
@@ -134,7 +151,7 @@ class Writer:
         for delivery in deliveries:
             try:
                 record = decode_record(_checked(delivery.record))
-            except (PoisonRecord, msgspec.MsgspecError) as error:
+            except Exception as error:
                 # Perhaps a newer release's record: one of its writers may know it, before the tries end.
                 await self._refuse(delivery, error)
                 continue
@@ -157,19 +174,40 @@ class Writer:
         while groups:
             group = groups.pop()
             try:
-                if not await self._until_available("rows", partial(self._write, group)):
+                if not await self._until_available("rows", self._write(group)):
                     return
-            except (PoisonRecord, ValueError, OverflowError) as error:
-                if len(group) == 1:
-                    await self._refuse(group[0].delivery, error)
-                else:
+            except Exception as error:
+                # Of whatever kind: a bug that one record brings out must not stop all others, again with each start.
+                if len(group) > 1:
                     middle = len(group) // 2
                     groups += [group[middle:], group[:middle]]
+                elif isinstance(error, Unexplained):
+                    # Waiting loses nothing, burying a good record would: it stays in the outbox, to be reclaimed, and the lag tells of it.
+                    log.error("record_left", receipt=group[0].delivery.receipt, reason=str(error))
+                else:
+                    await self._refuse(group[0].delivery, error)
                 continue
             await self._acknowledge([row.delivery for row in group], [row.record for row in group])
 
-    async def _write(self, group: Sequence[RowDelivery]) -> bool:
-        records = [row.record for row in group]
+    def _write(self, group: Sequence[RowDelivery]) -> Callable[[], Awaitable[bool]]:
+        """What stores these records when called, as often as it takes."""
+        num_left = self._options.num_patient_tries
+
+        async def write() -> bool:
+            nonlocal num_left
+            try:
+                await self._store_records([row.record for row in group])
+            except DatabaseUnavailable as error:
+                num_left -= 1
+                if num_left > 0:
+                    raise
+                await self._database.check()
+                raise Unexplained(str(error)) from error
+            return True
+
+        return write
+
+    async def _store_records(self, records: Sequence[RowRecord]) -> None:
         try:
             await self._commit(records)
         except PoisonRecord:
@@ -178,7 +216,6 @@ class Writer:
                     await self._commit([quoted(prediction)])
                 case _:
                     raise
-        return True
 
     async def _commit(self, records: Sequence[RowRecord]) -> None:
         async with self._database.transaction() as connection:
@@ -194,7 +231,7 @@ class Writer:
     async def _archive(self, work: ArchiveDelivery) -> None:
         try:
             archived = await self._until_available("archive", partial(self._archiver.archive, work.record))
-        except (PoisonRecord, ValueError, OverflowError) as error:
+        except Exception as error:
             await self._refuse(work.delivery, error)
             return
         if archived:
@@ -236,8 +273,7 @@ class Writer:
 
     async def _refuse(self, delivery: Delivery, error: Exception) -> None:
         """Leave the record for another try, or bury it when it had enough."""
-        # An error of another package may quote the record.
-        reason = str(error) if isinstance(error, PersistenceError) else type(error).__name__
+        reason = _reason(error)
         tries = {"receipt": delivery.receipt, "num_deliveries": delivery.num_deliveries, "reason": reason}
         if delivery.num_deliveries < self._options.max_deliveries:
             self.figures.num_refused += 1
@@ -250,6 +286,14 @@ class Writer:
             return
         self.figures.num_buried += 1
         log.error("record_buried", **tries)
+
+
+def _reason(error: Exception) -> str:
+    """In words. An error of another package may quote the record: of that only its kind and where it arose."""
+    if isinstance(error, PersistenceError):
+        return str(error)
+    *_, place = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
 
 
 def _checked(record: bytes) -> bytes:

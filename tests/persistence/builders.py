@@ -233,8 +233,8 @@ async def settle(
     return watched
 
 
-class Crash(Exception):
-    """The process is killed here."""
+class Crash(BaseException):
+    """The process is killed here: nothing catches that."""
 
 
 class CrashPoint:
@@ -291,7 +291,7 @@ class CrashingArchive:
 
 
 class CrashingStore(WatchedStore):
-    """Crashes before or after a trim or an acknowledgement."""
+    """Crashes before or after a trim, an acknowledgement or a burial."""
 
     def __init__(self, store: Store, point: CrashPoint) -> None:
         super().__init__(store)
@@ -306,3 +306,8 @@ class CrashingStore(WatchedStore):
         self._point.reach("before acknowledge")
         await super().acknowledge(receipts)
         self._point.reach("after acknowledge")
+
+    async def bury(self, delivery: Delivery, error: str) -> None:
+        self._point.reach("before bury")
+        await super().bury(delivery, error)
+        self._point.reach("after bury")

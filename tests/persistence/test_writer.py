@@ -8,14 +8,15 @@ import msgspec
 import pytest
 import structlog
 from msgspec import Raw
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
-from persistence.archive import Archive
+import persistence.rows
+from persistence.archive import Archive, open_archive
 from persistence.database import Database
 from persistence.history import load_dialogue
 from persistence.tables import predictions, sessions, turns
 from persistence.writer import Writer
-from sessions.records import Record, encode_record
+from sessions.records import Record, TurnRecord, decode_record, encode_record
 from sessions.store import Store
 from tests import services
 from tests.persistence.builders import (
@@ -27,6 +28,9 @@ from tests.persistence.builders import (
     WatchedStore,
     all_rows,
     enqueue,
+    journal_events,
+    make_archive,
+    make_events,
     make_prediction,
     make_request,
     make_session,
@@ -36,6 +40,7 @@ from tests.persistence.builders import (
     settle,
     until,
 )
+from tests.persistence.conftest import bucket_url
 
 
 def make_writer(store: object, database: Database, archive: Archive, consumer: str = "writer-1") -> Writer:
@@ -138,6 +143,87 @@ async def test_json_that_only_this_database_refuses_is_stored_and_read_back_unch
     dialogue = await load_dialogue(database, session_id)
     assert dialogue is not None
     assert dialogue.predictions[0].request.encode() == document
+
+
+async def test_a_record_that_brings_out_a_bug_is_buried_and_stops_nobody(
+    sqlite_store: Store, database: Database, folder: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P9: or else the writer would die of it at each start, and conversations in its process with it."""
+    session_id = new_id("sess")
+    good = dialogue_records(session_id, 5)
+    bad = make_turn(session_id, 6, text="what nobody may read")
+    healthy = persistence.rows._turn_row
+
+    def buggy(record: TurnRecord) -> persistence.rows.Row:
+        if record.turn_id == bad.turn_id:
+            raise KeyError(record.text)
+        return healthy(record)
+
+    monkeypatch.setattr(persistence.rows, "_turn_row", buggy)
+    await enqueue(sqlite_store, [*good[:5], bad, *good[5:]])
+
+    with structlog.testing.capture_logs() as logs:
+        await settle(sqlite_store, database, folder, len(good) + 1)
+
+    assert len(await all_rows(database, turns)) == 5
+    [letter] = await sqlite_store.dead(10)
+    assert letter.error.startswith("KeyError at test_writer.py:")
+    assert decode_record(letter.record) == bad
+    assert bad.text not in repr(logs)
+
+
+async def test_a_record_that_the_database_fails_for_without_a_reason_holds_up_nobody_and_is_not_given_up(
+    store: Store, mariadb: Database, folder: Archive
+) -> None:
+    """P3, P9: an error that nobody foresaw may be the database's trouble, so the record waits, alone."""
+    session_id = new_id("sess")
+    records = dialogue_records(session_id, 6)
+    stuck = make_turn(session_id, 7, text="stuck")
+    async with mariadb.transaction() as connection:
+        await connection.execute(
+            text(
+                "CREATE TRIGGER stuck BEFORE INSERT ON turns FOR EACH ROW IF NEW.text = 'stuck' THEN"
+                " SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 31999; END IF"
+            )
+        )
+    await enqueue(store, [*records[:6], stuck, *records[6:]])
+    watched = WatchedStore(store)
+    options = msgspec.structs.replace(IMPATIENT, num_patient_tries=2)
+    writer = Writer(cast("Store", watched), mariadb, folder, consumer="writer-1", options=options)
+
+    async with running(writer):
+        await watched.until_settled(len(records))
+        # Longer than a refused record would be tried.
+        num_retries = writer.figures.num_retries
+        await until(lambda: writer.figures.num_retries > num_retries + 2 * IMPATIENT.max_deliveries)
+        lag = await store.lag()
+        async with mariadb.transaction() as connection:
+            await connection.execute(text("DROP TRIGGER stuck"))
+        await watched.until_settled(len(records) + 1)
+
+    assert (lag.pending, lag.dead, watched.buried) == (1, 0, [])
+    assert len(await all_rows(mariadb, turns)) == 7
+
+
+async def test_rows_that_a_dead_writer_took_are_stored_though_much_before_them_waits_for_the_archive(
+    store: Store, database: Database, durable_s3: services.FolderS3Server
+) -> None:
+    """P9"""
+    for ended_id in (new_id("sess") for _ in range(7)):
+        await journal_events(store, ended_id, make_events(5), [make_archive(ended_id, 5)])
+    session = make_session(new_id("sess"))
+    await enqueue(store, [session])
+    assert len(await store.take("dead", 100, 0)) == 8
+    options = msgspec.structs.replace(IMPATIENT, batch_size=2, max_waiting_archives=1, reclaim_every_s=0.3)
+    watched = WatchedStore(store)
+    async with open_archive(bucket_url(durable_s3)) as archive:
+        durable_s3.kill()
+        writer = Writer(cast("Store", watched), database, archive, consumer="heir", options=options)
+        async with running(writer):
+            await watched.until_settled(1)
+
+    assert (len(watched.acknowledged), watched.buried) == (1, [])
+    assert await load_dialogue(database, session.session_id) is not None
 
 
 @pytest.mark.parametrize("fault", ["pause", "kill"])

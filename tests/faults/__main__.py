@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=2000, help="how many; default 2000")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of the first round; default any")
     parser.add_argument("--talkers", type=int, default=NUM_TALKERS, help=f"clients; default {NUM_TALKERS}")
-    parser.add_argument("--keep", type=Path, help="folder for the logs of rounds that went wrong")
+    parser.add_argument("--keep", type=Path, help="folder for the logs")
     arguments = parser.parse_args()
     total = Figures()
     moved_s: list[float] = []
@@ -49,7 +49,7 @@ def tell(result: Round, took_s: float) -> None:
     )
     print(f"{result.num_starts} starts: {result.figures}; {_moves(result.moved_s)}")
     for line in summary(result)[:_MOST_LINES]:
-        print(f"  {line[:400]}")
+        print(f"  {line[:900]}")
     sys.stdout.flush()
 
 
@@ -77,7 +77,7 @@ def _round(seed: int, num_faults: int, num_talkers: int, keep: Path | None) -> R
     directory = Path(tempfile.mkdtemp(prefix="flueman-faults-"))
     try:
         result = asyncio.run(run_round(directory, seed, num_faults, num_talkers=num_talkers))
-        if keep is not None and not result.figures.is_clean:
+        if keep is not None:
             _keep_logs(directory, keep / f"seed-{seed}")
             lines = [f"{entry.kind} {entry.session_id}: {entry.text}" for entry in result.verdict.complaints]
             (keep / f"seed-{seed}" / "complaints.txt").write_text("\n".join(lines))
@@ -88,8 +88,8 @@ def _round(seed: int, num_faults: int, num_talkers: int, keep: Path | None) -> R
 
 def _keep_logs(directory: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for path in directory.glob("*/*.log"):
-        shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
+    for path in directory.glob("**/*.log"):
+        shutil.copy(path, folder / "-".join(path.relative_to(directory).parts))
 
 
 if __name__ == "__main__":

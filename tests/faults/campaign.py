@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec import Struct
@@ -59,6 +60,8 @@ async def run_round(
             await _hurt(fleet, num_faults, chance, struck, missed)
             fleet.mend()
             late = await end_talk(talkers, talking)
+        diary = sorted(line for talker in talkers for line in talker.diary)
+        (directory / "talkers.log").write_text("\n".join(diary))
         await fleet.until_up()
         verdict = await settle(fleet, talkers)
         verdict.complaints += late
@@ -135,5 +138,13 @@ async def _hurt(
 async def _strike(
     fault: Fault, fleet: Fleet, chance: random.Random, struck: Counter[str], missed: Counter[str]
 ) -> None:
-    kind = fault.name.partition(":")[0]
-    (struck if await fault.do(fleet, chance) else missed)[kind] += 1
+    begin = _now()
+    has_struck = await fault.do(fleet, chance)
+    (struck if has_struck else missed)[fault.name.partition(":")[0]] += 1
+    with (fleet.directory / "faults.log").open("a") as log:
+        log.write(f"{begin} to {_now()} {fault.name}{'' if has_struck else ' (missed)'}\n")
+
+
+def _now() -> str:
+    """The time of day as the processes log it."""
+    return datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]

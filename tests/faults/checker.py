@@ -202,6 +202,6 @@ def _whole(evidence: Evidence) -> Iterator[Complaint]:
     if evidence.num_dead:
         yield Complaint("lost", "", f"{evidence.num_dead} records are dead letters")
     if evidence.num_waiting:
-        yield Complaint("stuck", "", f"{evidence.num_waiting} records still wait in the outbox")
+        yield Complaint("stuck", "", f"{evidence.num_waiting} records still wait in the outbox: {evidence.waiting}")
     for key in evidence.leaked_keys:
         yield Complaint("stuck", "", f"Redis keeps {key}")

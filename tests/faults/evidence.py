@@ -19,6 +19,7 @@ _PREDICTIONS = (
     "SELECT p.response_id, p.session_id, p.status, p.status_reason, p.text, h.heard_chars"
     " FROM predictions p LEFT JOIN heard h ON h.session_id = p.session_id AND h.response_id = p.response_id"
 )
+_MOST_SHOWN = 5
 _ARCHIVED = "SELECT session_id, first_sequence, last_sequence FROM archives WHERE stored_at IS NOT NULL ORDER BY 1, 2"
 
 
@@ -60,6 +61,7 @@ class Evidence(Struct):
     archived: dict[str, list[tuple[int, int]]]
     parts: list[Part]
     num_waiting: int = 0
+    waiting: tuple[str, ...] = ()
     num_dead: int = 0
     leaked_keys: tuple[str, ...] = ()
 
@@ -125,7 +127,9 @@ def _read_redis(fleet: Fleet, evidence: Evidence) -> None:
     with redis.Redis(port=port) as connection:
         for key in sorted(key.decode() for key in connection.scan_iter(count=1000)):
             if key.endswith(":outbox"):
-                evidence.num_waiting += int(connection.xlen(key))
+                waiting = _waiting(connection, key)
+                evidence.num_waiting += len(waiting)
+                evidence.waiting += waiting[:_MOST_SHOWN]
             elif key.endswith(":dead"):
                 evidence.num_dead += int(connection.xlen(key))
             elif key.endswith(":owners"):
@@ -135,3 +139,15 @@ def _read_redis(fleet: Fleet, evidence: Evidence) -> None:
             elif key.endswith(":journal") or int(connection.pttl(key)) < 0:
                 leaked.append(key)
     evidence.leaked_keys = tuple(leaked)
+
+
+def _waiting(connection: redis.Redis, outbox: str) -> tuple[str, ...]:
+    """The records in the outbox, each with what the writers' group knows of it."""
+    entries: Any = connection.xrange(outbox)
+    if not entries:
+        return ()
+    groups: Any = connection.xinfo_groups(outbox)
+    pending: Any = connection.xpending_range(outbox, "writer", "-", "+", 1000)
+    known = {entry["message_id"]: entry for entry in pending}
+    of_group = f"delivered up to {groups[0]['last-delivered-id']}"
+    return tuple(f"{entry_id} {known.get(entry_id)} ({of_group}) {fields}" for entry_id, fields in entries)

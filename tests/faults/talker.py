@@ -11,6 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -62,6 +63,8 @@ class Talker:
     def __init__(self, name: str, ports: Sequence[int], chance: random.Random, habits: Habits | None = None) -> None:
         self.ledgers: list[Ledger] = []
         self.moved_s: list[float] = []
+        # Why connections broke or were not to be had, for whoever must find out.
+        self.diary: list[str] = []
         self._name = name
         self._ports = ports
         self._chance = chance
@@ -314,8 +317,8 @@ class Talker:
                 if after is not None:
                     self.moved_s.append(loop.time() - begin_s)
                 return
-            except Broken:
-                pass
+            except Broken as why:
+                self._note(f"not connected: {why}")
             if loop.time() - begin_s > self._habits.patience_s:
                 kind = "a new session cannot be had" if after is None else "the session cannot be resumed"
                 self._give_up(f"{kind} within {self._habits.patience_s:.0f} s")
@@ -352,9 +355,9 @@ class Talker:
             if status not in (429, 500, 502, 503, 504):
                 self._ledger.complain("diverged", f"the upgrade is answered {status}")
                 raise Given from refused
-            raise Broken from refused
+            raise Broken(f"{port} answers {status}") from refused
         except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
-            raise Broken from error
+            raise Broken(f"{port} {error!r}") from error
         frame = await self._frame()
         if after is not None:
             self._ledger.resume(frame)
@@ -382,8 +385,13 @@ class Talker:
             async with asyncio.timeout(_SILENCE_S):
                 return await socket.recv(decode=False)
         except (ConnectionClosed, TimeoutError) as error:
+            self._note(f"broken after {self._ledger.last}: {error!r}")
             self.drop()
-            raise Broken from error
+            raise Broken(repr(error)) from error
+
+    def _note(self, text: str) -> None:
+        time_of_day = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
+        self.diary.append(f"{time_of_day} {self._name} {self._ledger.session_id} {text}")
 
     def _next_name(self) -> str:
         return str(next(self._numbers))

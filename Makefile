@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
+FAULTS ?= 2000
 
-.PHONY: run install test check fix bench bench-gpu bench-takeover bench-cancel bench-hostile soak clean
+.PHONY: run install test check fix bench bench-gpu bench-takeover bench-cancel bench-hostile soak chaos clean
 
 run: install ## install what a laptop needs and serve the demo on http://127.0.0.1:8000
 	FLUEMAN_LOG_FORMAT=$${FLUEMAN_LOG_FORMAT:-console} $(BIN)/flueman serve --host $(HOST) --port $(PORT)
@@ -44,6 +45,9 @@ bench-hostile: .venv/installed-dev ## 500 good sessions with and without hostile
 
 soak: .venv/installed-dev ## half an hour of sessions that come and go: memory, files, tasks and keys stay flat; appends to RESULTS.md
 	$(BIN)/python -m tests.benchmarks.soak
+
+chaos: .venv/installed-dev ## faults in real processes while clients talk: make chaos FAULTS=2000 SEED=7; no seed, any seed
+	$(BIN)/python -m tests.faults --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 clean: ## forget the installation; `var/` stays
 	rm -rf .venv node_modules tests/conformance/node_modules tests/conformance/.venv-*

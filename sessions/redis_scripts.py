@@ -294,12 +294,28 @@ end
 """
 )
 
-# ARGV: consumer, least idle time in ms, limit. A list of {id, record, number of deliveries with this one}.
+# ARGV: consumer, least idle time in ms, limit. A list of {id, record, number of deliveries with this one}. What was handed out and is
+# nobody's any more, because a restart of Redis forgot to whom, comes too: it would stay for ever, neither new nor anybody's.
 RECLAIM = """
 local taken = {}
 for _, entry in ipairs(redis.call('XPENDING', KEYS[1], 'writer', 'IDLE', ARGV[2], '-', '+', ARGV[3])) do
   for _, claimed in ipairs(redis.call('XCLAIM', KEYS[1], 'writer', ARGV[1], ARGV[2], entry[1])) do
     taken[#taken + 1] = {claimed[1], claimed[2][2], entry[4] + 1}
+  end
+end
+local time = redis.call('TIME')
+local until_ms = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[2])
+local last_ms, last_number = string.match(redis.call('XINFO', 'GROUPS', KEYS[1])[1][8], '(%d+)-(%d+)')
+last_ms, last_number = tonumber(last_ms), tonumber(last_number)
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', until_ms, 'COUNT', ARGV[3])) do
+  local ms, number = string.match(entry[1], '(%d+)-(%d+)')
+  ms, number = tonumber(ms), tonumber(number)
+  if #taken >= tonumber(ARGV[3]) or ms > last_ms or (ms == last_ms and number > last_number) then
+    break
+  end
+  if #redis.call('XPENDING', KEYS[1], 'writer', entry[1], entry[1], 1) == 0 then
+    redis.call('XCLAIM', KEYS[1], 'writer', ARGV[1], 0, entry[1], 'FORCE', 'JUSTID')
+    taken[#taken + 1] = {entry[1], entry[2][2], 1}
   end
 end
 return taken

@@ -93,6 +93,37 @@ async def test_shards_share_one_outbox_protocol(own_redis: RedisServer) -> None:
         assert (lag.pending, lag.dead) == (0, 1)
 
 
+async def test_a_record_that_was_handed_out_and_is_nobodys_is_found(redis_store: RedisStore, redis: Redis) -> None:
+    """P3."""
+    await redis_store.enqueue([b"one", b"two", b"three"])
+    await redis_store.take("writer-1", 1, 0.05)
+    await redis.xgroup_setid("fl:{0}:outbox", "writer", "$")  # two and three count as handed out, to nobody
+
+    found = await redis_store.reclaim("writer-2", 2, 0)
+    rest = await redis_store.reclaim("writer-2", 10, 60)
+    early = await redis_store.reclaim("writer-3", 10, 60)
+    late = await redis_store.reclaim("writer-3", 10, 0)
+    await redis_store.acknowledge([delivery.receipt for delivery in late])
+
+    assert [delivery.record for delivery in found] == [b"one", b"two"]
+    assert (rest, early) == ([], [])
+    assert [(delivery.record, delivery.num_deliveries) for delivery in late] == [
+        (b"one", 3),
+        (b"two", 2),
+        (b"three", 1),
+    ]
+    assert (await redis_store.lag()).pending == 0
+
+
+async def test_what_is_new_is_not_reclaimed(redis_store: RedisStore) -> None:
+    await redis_store.enqueue([b"one", b"two"])
+    await redis_store.take("writer-1", 1, 0.05)
+
+    found = await redis_store.reclaim("writer-2", 10, 0)
+
+    assert [delivery.record for delivery in found] == [b"one"]
+
+
 async def test_production_refuses_a_redis_that_forgets_and_names_every_wrong_setting(tmp_path: Path) -> None:
     with redis_server(tmp_path, appendfsync="everysec") as server:
         async with Redis.from_url(server.url) as client:

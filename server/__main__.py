@@ -112,11 +112,19 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
 
 def _write(settings: Settings, _: argparse.Namespace) -> int:
     """Take records from the outbox to the database and the archive, until SIGTERM. Any number of writers may run."""
+    import structlog
+
+    from persistence.errors import PersistenceError
     from server.logs import configure_logs
     from server.wiring import run_writer
 
     configure_logs(level=settings.log_level, format=settings.log_format)
-    asyncio.run(run_writer(settings))
+    try:
+        asyncio.run(run_writer(settings))
+    except (SessionError, PersistenceError) as error:
+        # What it needs to begin is away; whoever started it will start it again.
+        structlog.get_logger(__name__).error("start.failed", reason=str(error))
+        return 1
     return 0
 
 

@@ -20,7 +20,7 @@ from server.node import NodeFull
 from server.problems import auth_problem_response, problem_response
 from server.services import Services, services_of
 from server.throttle import Throttle
-from server.websocket_protocol import EXTENSION, FluemanWebSocketProtocol
+from server.websocket_protocol import EXTENSION, RETRY_AFTER_S, FluemanWebSocketProtocol
 from sessions.config import SessionConfig, merge, parse_session_patch
 from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.records import RequestRecord
@@ -38,7 +38,6 @@ CLOSE_BAD_REQUEST = 4000
 CLOSE_TOKEN_EXPIRED = 4401
 MAX_SEQUENCE_DIGITS = 15
 MAX_ID_CHARS = 64
-RETRY_AFTER_S = 2
 PATH = "/v1/realtime"
 
 

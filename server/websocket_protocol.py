@@ -22,6 +22,7 @@ from websockets.http11 import Request
 
 EXTENSION = "flueman.connection"
 CLOSE_GRACE_S = 2.0
+RETRY_AFTER_S = 2
 
 _TEXT = 0x81  # FIN and the opcode of text, RFC 6455 section 5.2
 _MEDIUM = struct.Struct("!BBH")
@@ -188,8 +189,17 @@ class FluemanWebSocketProtocol(WebSocketsSansIOProtocol):
         # uvicorn would close at once; an answer in progress may end first, within the server's grace.
         if self._receiver is not None and not self.close_sent:
             self._receiver.stop()
-        else:
+            return
+        if self.handshake_complete or self.initial_response or self.close_sent:
             super().shutdown()
+            return
+        # uvicorn would answer 500, which reads as a bug; another node, or this one a moment later, will serve.
+        response = self.conn.reject(503, "The server is stopping; connect again.")
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        self.conn.send_response(response)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.disconnected = True
+        self.transport.close()
 
     async def run_asgi(self) -> None:
         # As uvicorn's, but for an application that returns after it attached a receiver.

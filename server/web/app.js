@@ -115,9 +115,9 @@ function refresh() {
   document.body.dataset["mood"] = mood;
   const isWaking = client.connection.state === "connecting";
   find("mood", HTMLElement).textContent = isWaking ? "Waking up" : MOOD_IN_WORDS[mood];
-  const isAnswering = conversation.answer !== null;
-  if (!isAnswering && document.activeElement === stop) message.focus();
-  stop.hidden = !isAnswering || client.connection.state === "taken";
+  const canStop = conversation.answer?.isStopping === false && client.connection.state !== "taken";
+  if (!canStop && document.activeElement === stop) message.focus();
+  stop.hidden = !canStop;
 }
 
 /** @param {Connection} connection */
@@ -223,12 +223,17 @@ message.addEventListener("input", () => {
   refresh();
 });
 
-stop.addEventListener("click", () => conversation.stop());
+function hush() {
+  conversation.stop();
+  refresh();
+}
+
+stop.addEventListener("click", hush);
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || !conversation.answer) return;
   event.preventDefault();
-  conversation.stop();
+  hush();
 });
 
 for (const opener of document.querySelectorAll(".openers button")) {

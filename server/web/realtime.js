@@ -228,7 +228,7 @@ export class RealtimeClient {
     clearTimeout(this.#retry);
     clearTimeout(this.#silence);
     this.#silence = undefined;
-    this.#socket?.close();
+    this.#socket?.close(1000);
     this.#socket = null;
   }
 

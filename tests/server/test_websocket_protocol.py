@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import server.websocket_protocol
 from server.websocket_protocol import EXTENSION, ConnectionLimits, FluemanWebSocketProtocol
@@ -120,6 +120,7 @@ class Served(Struct):
     server: AnnouncingServer
     ears: asyncio.Queue[Ear]
     may_attach: asyncio.Event
+    is_asked: asyncio.Event
 
     def early(self) -> connect:
         """A well-behaved client whose receiver may not be there yet."""
@@ -146,14 +147,23 @@ class Served(Struct):
 
 @asynccontextmanager
 async def serving(
-    limits: ConnectionLimits | None = None, *, attach_at_once: bool = True, is_full: bool = False
+    limits: ConnectionLimits | None = None,
+    *,
+    attach_at_once: bool = True,
+    accept_at_once: bool = True,
+    is_full: bool = False,
 ) -> AsyncIterator[Served]:
     ears: asyncio.Queue[Ear] = asyncio.Queue()
     may_attach = asyncio.Event()
     if attach_at_once:
         may_attach.set()
 
+    is_asked = asyncio.Event()
+
     async def endpoint(websocket: WebSocket) -> None:
+        is_asked.set()
+        if not accept_at_once:
+            await may_attach.wait()
         await websocket.accept()
         ear = Ear(websocket.scope["extensions"][EXTENSION])
         ear.is_full = is_full
@@ -181,7 +191,7 @@ async def serving(
         try:
             async with asyncio.timeout(WAIT_S):
                 await server.is_up.wait()
-            yield Served(listener.getsockname()[1], server, ears, may_attach)
+            yield Served(listener.getsockname()[1], server, ears, may_attach, is_asked)
         finally:
             server.should_exit = True
             # No stop of a receiver closes what a test, or its failure, has left open.
@@ -563,6 +573,22 @@ async def test_a_stop_closes_a_connection_that_has_no_receiver_yet() -> None:
         assert (await closed(client))[0] == 1012
         served.may_attach.set()
         await (await served.ears.get()).until_lost()
+
+
+async def test_a_stop_turns_away_who_is_at_the_door_and_says_when_to_come_back() -> None:
+    """P7."""
+    async with serving(accept_at_once=False, attach_at_once=False) as served:
+        knocking = asyncio.ensure_future(served.early().__aenter__())
+        async with asyncio.timeout(WAIT_S):
+            await served.is_asked.wait()
+
+            served.server.should_exit = True
+            with pytest.raises(InvalidStatus) as refused:
+                await knocking
+        served.may_attach.set()
+
+    assert refused.value.response.status_code == 503
+    assert refused.value.response.headers["retry-after"] == "2"
 
 
 async def test_a_pause_holds_also_for_what_was_read_with_the_message_that_caused_it(served: Served) -> None:

@@ -178,6 +178,7 @@ export class RealtimeClient {
     if (this.#journey.arrives(event)) {
       this.#everConnected = true;
       this.#announce({ state: "connected" });
+      this.#heard();
     }
     if (isNew) this.#emit("event", event);
   }
@@ -228,7 +229,7 @@ export class RealtimeClient {
     clearTimeout(this.#retry);
     clearTimeout(this.#silence);
     this.#silence = undefined;
-    this.#socket?.close(1000);
+    this.#socket?.close();
     this.#socket = null;
   }
 

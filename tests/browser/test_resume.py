@@ -17,6 +17,7 @@ from playwright.async_api import Browser, Locator, Page, WebSocket, WebSocketRou
 from tests.browser.conftest import AWAY, Server, visit
 from tests.browser.link import link_to
 from tests.browser.person import Person
+from tests.browser.test_conversation import RECORD_LENGTHS
 from tests.end_to_end.client import open_client
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -24,6 +25,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 SLOWLY = "[pace 25] [tokens 60] Go on"
 ENDLESSLY = "[tokens 2000] Go on"
 REALTIME = "**/v1/realtime*"
+SAY_AT_ONCE = """(texts) => {
+  for (const text of texts) {
+    document.querySelector("#message").value = text;
+    document.querySelector("#composer").requestSubmit();
+  }
+}"""
 PLACES = """() => ["#face", "h1", ".pace", "#transcript", ".answer", "#message"].map((name) => {
   const { x, y, width, height } = document.querySelector(name).getBoundingClientRect();
   return [name, x, y, width, height];
@@ -169,21 +176,20 @@ async def test_a_message_whose_acknowledgement_was_lost_is_not_sent_twice(browse
 
 @pytest.mark.parametrize("lost", ["conversation.item.create", "response.create"])
 async def test_what_did_not_arrive_is_sent_again(browser: Browser, server: Server, lost: str) -> None:
-    """P2: from that event on nothing of the first connection reaches the server."""
-    connections: list[WebSocketRoute] = []
+    """P2: from that event on nothing of the first connection reaches the server; only what it lacks is sent on the second."""
+    sent: list[list[str]] = []
 
     def carry(page_side: WebSocketRoute) -> None:
-        connections.append(page_side)
-        is_first, server_side = len(connections) == 1, page_side.connect_to_server()
-        is_broken = False
+        server_side = page_side.connect_to_server()
+        kinds: list[str] = []
+        sent.append(kinds)
 
         async def forward(frame: str | bytes) -> None:
-            nonlocal is_broken
-            if is_first and not is_broken and json.loads(frame)["type"] == lost:
-                is_broken = True
-                await page_side.close(code=1011)
-            if not is_broken:
+            kinds.append(json.loads(frame)["type"])
+            if len(sent) > 1 or lost not in kinds:
                 server_side.send(frame)
+            elif kinds[-1] == lost:
+                await page_side.close(code=1011)
 
         page_side.on_message(forward)
 
@@ -191,16 +197,55 @@ async def test_what_did_not_arrive_is_sent_again(browser: Browser, server: Serve
         answer = await person.say("[echo here I am]")
 
         await person.wait_until(answer, "completed")
-        assert len(connections) == 2
+        order = ["conversation.item.create", "response.create"]
+        assert sent[1] == ["session.update", *order[order.index(lost) :]]
+        assert len(sent) == 2
         assert await person.words(answer) == "here I am"
         assert await questions(person) == ["[echo here I am]"]
         await expect(person.answers).to_have_count(1)
         await expect(person.notice).to_be_empty()
 
 
+async def test_an_event_that_comes_twice_counts_once(browser: Browser, server: Server) -> None:
+    """P3: the numbers decide."""
+    undisturbed = await answer_undisturbed(browser, server.url)
+
+    def repeat(page_side: WebSocketRoute) -> None:
+        server_side = page_side.connect_to_server()
+
+        def twice(frame: str | bytes) -> None:
+            for _ in range(2):
+                page_side.send(frame)
+
+        server_side.on_message(twice)
+
+    async with talk(browser, server.url, lambda page: page.route_web_socket(REALTIME, repeat)) as (person, _):
+        answer = await person.say(SLOWLY)
+
+        await person.wait_until(answer, "completed")
+        assert await person.words(answer) == undisturbed
+        await expect(person.answers).to_have_count(1)
+
+
+async def test_a_message_on_the_heels_of_another_is_asked_for_once(browser: Browser, server: Server) -> None:
+    """The first is not even acknowledged when the second interrupts it."""
+    async with talk(browser, server.url) as (person, wire):
+        await person.page.evaluate(SAY_AT_ONCE, ["[wait 60] one", "[echo two]"])
+
+        await person.wait_until(person.answers.first, "cancelled")
+        await person.wait_until(person.answers.nth(1), "completed")
+        assert wire.num_sent("conversation.item.create", "response.create", "response.cancel") == [2, 2, 1]
+        assert wire.num_received("response.created", "error") == [2, 0]
+        assert await questions(person) == ["[wait 60] one", "[echo two]"]
+
+
 async def test_a_link_that_died_without_a_word_is_given_up(browser: Browser, server: Server) -> None:
-    """No close ever comes: what was sent and not answered is sent again on another connection."""
+    """No close ever comes: what was sent and not answered is sent again on another connection.
+
+    The first is left with no code: "normal" would end the conversation.
+    """
     connections: list[WebSocketRoute] = []
+    codes: list[int | None] = []
 
     def carry(page_side: WebSocketRoute) -> None:
         connections.append(page_side)
@@ -211,6 +256,7 @@ async def test_a_link_that_died_without_a_word_is_given_up(browser: Browser, ser
                 server_side.send(frame)
 
         page_side.on_message(forward)
+        page_side.on_close(lambda code, _: codes.append(code))
 
     async def prepare(page: Page) -> None:
         await page.clock.install()
@@ -224,7 +270,20 @@ async def test_a_link_that_died_without_a_word_is_given_up(browser: Browser, ser
 
         await person.wait_until(answer, "completed")
         assert len(connections) == 2
+        assert codes[0] in (None, 1005)
         await expect(person.answers).to_have_count(1)
+
+
+async def test_a_connection_on_which_nothing_is_said_is_left_alone(browser: Browser, server: Server) -> None:
+    """Silence is suspicious only after something was sent."""
+    async with talk(browser, server.url, lambda page: page.clock.install()) as (person, wire):
+        await person.page.clock.fast_forward(3_600_000)
+
+        await person.wait_until(await person.say("[echo hi]"), "completed")
+        await person.page.clock.fast_forward(3_600_000)
+
+        await person.wait_until(await person.say("[echo hi again]"), "completed")
+        assert wire.num_sent("session.update") == [1]
 
 
 async def test_a_browser_that_is_online_again_connects_at_once(browser: Browser, server: Server) -> None:
@@ -377,10 +436,12 @@ async def test_an_answer_stopped_while_the_connection_is_away_ends_when_it_is_ba
 
         shown = await person.words(answer)
         await person.stop.click()
+        await person.page.evaluate(RECORD_LENGTHS)
         await link.go_up()
 
         await person.wait_until(answer, "cancelled")
         assert await person.words(answer) == shown
+        assert await person.page.evaluate("window.lengths.every((length) => length === window.lengths[0])")
         await person.wait_until(await person.say("[echo and on]"), "completed")
         assert (await remembered(person.page, server, wire.last_sent("avatar.item.truncate")["item_id"])) == shown
 

@@ -23,14 +23,17 @@ class Link:
         """Connections can be made from now on."""
         self._listener = await asyncio.start_server(self._carry, _HOST, self.port)
 
+    async def let_nobody_in(self) -> None:
+        """No new connection can be made; those that are stay."""
+        assert self._listener is not None
+        self._listener.close()
+        self._listener = None
+
     async def go_down(self) -> None:
         """Every connection is cut, and no new one can be made."""
-        if self._listener is None:
-            return
-        self._listener.close()
+        if self._listener is not None:
+            await self.let_nobody_in()
         await self.cut()
-        await self._listener.wait_closed()
-        self._listener = None
 
     async def cut(self) -> None:
         """Every connection is cut; a new one can be made at once."""

@@ -18,7 +18,7 @@ from tests.browser.conftest import AWAY, Server, visit
 from tests.browser.link import link_to
 from tests.browser.person import Person
 from tests.browser.test_conversation import RECORD_LENGTHS
-from tests.end_to_end.client import open_client
+from tests.end_to_end.client import DELTA, Client, open_client
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -29,6 +29,13 @@ SAY_AT_ONCE = """(texts) => {
   for (const text of texts) {
     document.querySelector("#message").value = text;
     document.querySelector("#composer").requestSubmit();
+  }
+}"""
+GAPS = """window.WebSocket = class extends WebSocket {
+  constructor(address, protocols) {
+    const url = new URL(address);
+    if (url.searchParams.has("starting_after")) url.searchParams.set("starting_after", "999999");
+    super(url, protocols);
   }
 }"""
 PLACES = """() => ["#face", "h1", ".pace", "#transcript", ".answer", "#message"].map((name) => {
@@ -504,6 +511,67 @@ async def test_a_gap_is_shown_as_one(browser: Browser, mortal_server: Server, tm
         await person.wait_until(await person.say("[echo and on]"), "completed")
 
 
+async def test_across_a_gap_the_answer_in_progress_is_given_whole(browser: Browser, server: Server) -> None:
+    """What was there before it comes as items, once each."""
+    async with link_to(server.port) as link, talk(browser, link.url, make_gaps) as (person, wire):
+        await person.wait_until(await person.say("[echo first]"), "completed")
+        await wait_for_words(await person.say(SLOWLY), 8)
+
+        await link.cut()
+
+        await expect(person.log.locator(".gap")).to_be_visible()
+        await person.wait_until(person.answers.nth(1), "completed")
+        await person.wait_until_connected()
+        assert await questions(person) == ["[echo first]", SLOWLY]
+        assert await person.words(person.answers.first) == "first"
+        item_id = [event["item_id"] for event in wire.received if event["type"] == DELTA][-1]
+        shown = await person.words(person.answers.nth(1))
+        assert await remembered(person.page, server, item_id) == shown
+        assert len(shown.split()) == 60
+
+
+async def test_what_was_answered_within_a_gap_is_not_asked_again(browser: Browser, server: Server) -> None:
+    """P2: the items say so, though the events are gone."""
+    async with link_to(server.port) as link, talk(browser, link.url, make_gaps) as (person, wire):
+        await person.wait_until(await person.say("[echo first]"), "completed")
+        await link.let_nobody_in()
+        link.lose_next_reply()
+        await person.say("[echo once]")
+        await expect(person.connection).to_have_text("Reconnecting")
+        async with another_client(person.page, server) as client:
+            for _ in range(2):
+                await client.until("response.done")
+            client.cut()
+
+        await link.go_up()
+
+        await expect(person.log.locator(".gap")).to_be_visible()
+        await person.wait_until_connected()
+        await person.wait_until(await person.say("[echo and on]"), "completed")
+        assert await questions(person) == ["[echo first]", "[echo once]", "[echo and on]"]
+        words = [await person.words(answer) for answer in await person.answers.all()]
+        assert words == ["first", "once", "and on"]
+        assert wire.num_sent("conversation.item.create", "response.create") == [3, 3]
+
+
+async def test_a_conversation_that_is_gone_before_a_reload_is_told_of(
+    browser: Browser, mortal_server: Server, tmp_path: Path
+) -> None:
+    async with talk(browser, mortal_server.url) as (person, _):
+        await person.wait_until(await person.say("[echo hi]"), "completed")
+        mortal_server.stop(signal.SIGKILL)
+        for file in (tmp_path / "data").glob("*.db*"):
+            file.unlink()
+        mortal_server.start()
+
+        await person.page.reload()
+
+        await expect(person.notice).to_have_text("Your earlier conversation is over. This is a new one.")
+        await person.wait_until_connected()
+        await person.wait_until(await person.say("[echo hello again]"), "completed")
+        await expect(person.answers).to_have_count(1)
+
+
 async def test_close_codes_and_waits_are_what_clients_agree_on(browser: Browser, server: Server) -> None:
     """As in openai-python and openai-node; ours are those for a token and for another tab."""
     async with visit(browser, server.url) as page:
@@ -527,12 +595,23 @@ async def test_close_codes_and_waits_are_what_clients_agree_on(browser: Browser,
     assert [ceiling / 2 <= wait <= ceiling for wait, ceiling in zip(waits, ceilings, strict=True)] == [True] * 9
 
 
-async def remembered(page: Page, server: Server, item_id: str) -> str:
-    """The item's text as the server has it; whoever asks so takes the conversation, and the page takes it back."""
-    conversation_id = await page.evaluate(KEPT)
+async def make_gaps(page: Page) -> None:
+    """From now on the page asks for what comes after an event that never was."""
+    await page.add_init_script(GAPS)
+
+
+@asynccontextmanager
+async def another_client(page: Page, server: Server) -> AsyncIterator[Client]:
+    """Another client of the page's user, in the page's conversation."""
     async with AsyncClient() as http:
         token = (await http.post(f"{server.url}dev/token")).json()["value"]
-    async with open_client(server.port, token, resuming=(conversation_id, 1)) as client:
+    async with open_client(server.port, token, resuming=(await page.evaluate(KEPT), 1)) as client:
+        yield client
+
+
+async def remembered(page: Page, server: Server, item_id: str) -> str:
+    """The item's text as the server has it; whoever asks so takes the conversation, and the page takes it back."""
+    async with another_client(page, server) as client:
         await client.send("conversation.item.retrieve", item_id=item_id)
         item = (await client.until("conversation.item.retrieved"))["item"]
         client.cut()

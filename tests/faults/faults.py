@@ -16,6 +16,7 @@ from tests.faults.fleet import LEASE_S, Fleet, Member
 from tests.faults.proxy import Moment, Proxy
 
 _TRAP_S = 3.0
+_KILLED_AT_START = 0.2
 _CLOCK_STEPS_MS = (-300_000, -1_500, 1_500, 300_000)
 _APPEND = hashlib.sha1(APPEND.encode(), usedforsecurity=False).hexdigest().encode()
 
@@ -95,16 +96,21 @@ def _process_faults(member: Member) -> Iterator[Fault]:
     yield Fault(f"pause longer than the lease: {member.name}", _on(member, _pause_long))
 
 
-async def _kill(member: Member, _: random.Random) -> bool:
-    is_up = member.is_up
-    member.kill()
-    return is_up
+def _is_due(member: Member, chance: random.Random) -> bool:
+    """Whether the process may be ended: one that only begins seldom is, or it would never come to serve."""
+    return member.is_up and (member.is_serving or chance.random() < _KILLED_AT_START)
 
 
-async def _terminate(member: Member, _: random.Random) -> bool:
-    is_up = member.is_up
-    member.terminate()
-    return is_up
+async def _kill(member: Member, chance: random.Random) -> bool:
+    if is_due := _is_due(member, chance):
+        member.kill()
+    return is_due
+
+
+async def _terminate(member: Member, chance: random.Random) -> bool:
+    if is_due := _is_due(member, chance):
+        member.terminate()
+    return is_due
 
 
 async def _pause_briefly(member: Member, chance: random.Random) -> bool:

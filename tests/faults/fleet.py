@@ -71,6 +71,7 @@ class Member:
         self.service = service
         self.roads: dict[str, Proxy] = {}
         self._fleet = fleet
+        self.is_serving = True
         self._num_pauses = 0
 
     @property
@@ -118,8 +119,11 @@ class Member:
     async def tend(self, chance: random.Random) -> None:
         """Start it again whenever it has ended, for ever."""
         while True:
-            while not self.service.has_ended():  # noqa: ASYNC110
+            while not self.service.has_ended():
+                if not self.is_serving:
+                    self.is_serving = await asyncio.to_thread(self.service.is_answering)
                 await asyncio.sleep(_WATCH_S)
+            self.is_serving = False
             if not self._fleet.is_mending:
                 await asyncio.sleep(chance.uniform(0.0, _LONGEST_DOWN_S))
             self.service.spawn()

@@ -46,7 +46,7 @@ class Habits(Struct, frozen=True):
     deletes: float = 0.15
     drops: float = 0.1
     abandons: float = 0.1
-    patience_s: float = 45.0
+    patience_s: float = 90.0
 
 
 class Broken(Exception):

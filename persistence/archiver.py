@@ -1,5 +1,7 @@
 """Moves a session's journal into the archive, part by part, so that any number of writers may do it at once and die at any step.
 
+Events that the store lost are declared by a part without events, which has no object.
+
 The steps of a part: (1) its row is inserted without `stored_at`, which settles for everybody where it begins and ends; (2) the
 object is put; (3) the row gets its checksum and `stored_at`; (4) the journal is trimmed. Whoever finds a row without `stored_at`
 finishes it: the same events give the same bytes under the same key.
@@ -10,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Final
 
+import structlog
 from msgspec import Struct
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,6 +25,8 @@ from persistence.rows import session_stub, upsert, utc_time
 from persistence.tables import archives, sessions
 from sessions.records import ArchiveRecord
 from sessions.store import Store
+
+_log = structlog.get_logger(__name__)
 
 # A part is compressed in memory.
 _MAX_PART_BYTES: Final = 8 << 20
@@ -83,7 +88,10 @@ class Archiver:
             elif newest is None and record.last_sequence <= 0:
                 break
             try:
-                if newest is None or newest.stored_at is not None:
+                if (newest is None or newest.stored_at is not None) and archived < record.forgotten_sequence:
+                    # A journal is trimmed only after its part is stored, so these are in no archive and never will be.
+                    await self._declare_lost(record, archived + 1)
+                elif newest is None or newest.stored_at is not None:
                     read = await self._reserve(record, archived + 1)
                 else:
                     await self._finish(record.session_id, newest, read)
@@ -124,6 +132,24 @@ class Archiver:
             await upsert(connection, sessions, [session_stub(record.session_id)], is_mysql=is_mysql)
             await upsert(connection, archives, [row], is_mysql=is_mysql)
         return Lines(first_sequence=first_sequence, lines=lines)
+
+    async def _declare_lost(self, record: ArchiveRecord, first_sequence: int) -> None:
+        last_sequence = record.forgotten_sequence
+        now = utc_time(self._now_ms())
+        row = {column.name: None for column in archives.columns} | {
+            "session_id": record.session_id,
+            "first_sequence": first_sequence,
+            "last_sequence": last_sequence,
+            "object_key": part_key(record.session_id, record.created_ms, first_sequence, last_sequence) + ".lost",
+            "num_events": 0,
+            "created_at": now,
+            "stored_at": now,
+        }
+        async with self._database.transaction() as connection:
+            is_mysql = self._database.is_mysql
+            await upsert(connection, sessions, [session_stub(record.session_id)], is_mysql=is_mysql)
+            await upsert(connection, archives, [row], is_mysql=is_mysql)
+        _log.error("archive.events_lost", session_id=record.session_id, first=first_sequence, last=last_sequence)
 
     async def _finish(self, session_id: str, part: Part, read: Lines) -> None:
         """Put the part's object and say so in its row. `read` spares reading the journal again for a part of one's own claiming."""

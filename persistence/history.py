@@ -77,7 +77,8 @@ class _Part(Struct, frozen=True):
     first_sequence: int
     last_sequence: int
     object_key: str
-    sha256: str
+    sha256: str | None  # None of a part without events: they were lost before they could be archived
+    num_events: int
 
 
 async def load_dialogue(database: Database, session_id: str) -> StoredDialogue | None:
@@ -162,7 +163,7 @@ async def archived_sequence(database: Database, session_id: str) -> int:
 async def archived_events(
     database: Database, archive: Archive, session_id: str, *, after: int = 0
 ) -> AsyncIterator[JournalEvent]:
-    """The archived events numbered above `after`, in order, byte for byte as they were journaled.
+    """The archived events numbered above `after`, in order, byte for byte as they were journaled, but those declared lost.
 
     `ArchiveDamaged` when an object is missing, is not what was stored, or leaves a gap; `ArchiveUnavailable` when it cannot be read now.
     """
@@ -171,7 +172,7 @@ async def archived_events(
         if expected is not None and part.first_sequence != expected:
             raise ArchiveDamaged(part.object_key, f"begins with event {part.first_sequence}, not {expected}")
         expected = part.last_sequence + 1
-        if part.last_sequence <= after:
+        if part.last_sequence <= after or part.num_events == 0:
             continue
         for event in await _open_part(archive, part):
             if event.sequence > after:
@@ -180,7 +181,13 @@ async def archived_events(
 
 async def _stored_parts(database: Database, session_id: str) -> list[_Part]:
     query = (
-        select(archives.c.first_sequence, archives.c.last_sequence, archives.c.object_key, archives.c.sha256)
+        select(
+            archives.c.first_sequence,
+            archives.c.last_sequence,
+            archives.c.object_key,
+            archives.c.sha256,
+            archives.c.num_events,
+        )
         .where(archives.c.session_id == session_id, archives.c.stored_at.is_not(None))
         .order_by(archives.c.first_sequence)
     )

@@ -255,7 +255,7 @@ class LiveSession:
     def end(self, reason: EndReason) -> None:
         """Nobody is there any more: answers are cancelled, the session ends until somebody resumes it."""
         self._leave()
-        self._apply(self._dialogue.end(self._node.now_ms(), reason=reason))
+        self._apply(self._dialogue.end(self._node.now_ms(), reason=reason, forgotten_sequence=self._feed.archived))
         self._node.remove(self)
         _log.info("session.ended", session_id=self.session_id, reason=reason)
 

@@ -249,8 +249,11 @@ class Dialogue:
         out.close = Close(code, reason)
         return self._effects()
 
-    def end(self, now_ms: int, reason: EndReason = "disconnected") -> Effects:
-        """The client is gone: answers are cancelled, the session is over, idle if it may be resumed, and its journal is to be archived."""
+    def end(self, now_ms: int, reason: EndReason = "disconnected", *, forgotten_sequence: int = 0) -> Effects:
+        """The client is gone: answers are cancelled, the session is over, idle if it may be resumed, and its journal is to be archived.
+
+        The journal holds nothing up to `forgotten_sequence`.
+        """
         out = self._draft.begin()
         self._draft.changed()
         self._answering.cancel_all(now_ms, reason=reason)
@@ -260,7 +263,14 @@ class Dialogue:
         self._record_session("idle" if resumption is not None and resumption.enabled else "ended", now_ms)
         last = self._draft.next_sequence - 1
         out.records.append(
-            ArchiveRecord(self._meta.session_id, last, self._meta.created_ms, last_sequence=last, final=True)
+            ArchiveRecord(
+                self._meta.session_id,
+                last,
+                self._meta.created_ms,
+                last_sequence=last,
+                final=True,
+                forgotten_sequence=forgotten_sequence,
+            )
         )
         out.ends = True
         return self._effects()

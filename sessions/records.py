@@ -111,13 +111,17 @@ class HeardRecord(Struct, frozen=True, tag_field="record", tag="heard"):
 
 
 class ArchiveRecord(Struct, frozen=True, tag_field="record", tag="archive"):
-    """The journal of a session up to and including `last_sequence` is to be archived. `final`: nothing will follow it."""
+    """The journal of a session up to and including `last_sequence` is to be archived. `final`: nothing will follow it.
+
+    The journal holds nothing up to `forgotten_sequence`: that is archived already, or, after the store came back empty, lost.
+    """
 
     session_id: str
     sequence: int
     created_ms: int
     last_sequence: int
     final: bool
+    forgotten_sequence: int = 0
 
 
 class RequestRecord(Struct, frozen=True, tag_field="record", tag="request"):

@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS outbox (
   num_deliveries INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS outbox_new ON outbox (id) WHERE consumer IS NULL;
+CREATE INDEX IF NOT EXISTS outbox_taken ON outbox (taken_ms);
 CREATE TABLE IF NOT EXISTS dead_letters (
   id INTEGER PRIMARY KEY,
   record BLOB NOT NULL,

@@ -349,6 +349,9 @@ def revive(database: sqlite3.Connection, limit: int, now_ms: int) -> int:
 
 def lag(database: sqlite3.Connection, now_ms: int) -> OutboxLag:
     """As `Store.lag`."""
-    pending, oldest_ms = database.execute("SELECT count(*), min(added_ms) FROM outbox").fetchone()
+    (pending,) = database.execute("SELECT count(*) FROM outbox").fetchone()
+    (oldest_ms,) = database.execute(
+        "SELECT min(added_ms) FROM (SELECT added_ms FROM outbox ORDER BY id LIMIT 1)"
+    ).fetchone()
     (dead,) = database.execute("SELECT count(*) FROM dead_letters").fetchone()
     return OutboxLag(pending, 0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000, dead)

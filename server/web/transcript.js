@@ -102,6 +102,7 @@ export class Transcript {
   /** A message of the person's; what is pending stays below all that is not. @param {string} id @param {string} text @param {boolean} isPending */
   ask(id, text, isPending) {
     const article = this.#questions.get(id) ?? this.#question(id, text);
+    if (!isPending) article.querySelector(".waiting")?.remove();
     this.#place(article, isPending);
     if (isPending) this.follow();
   }

@@ -251,6 +251,40 @@ async def test_a_journal_that_lost_events_is_never_archived_as_if_whole(
     assert await all_rows(database, archives) == []
 
 
+async def test_what_a_store_lost_is_declared_and_the_rest_is_archived(
+    store: Store, database: Database, folder: Archive
+) -> None:
+    """P3, P9: a store came back empty, and its owner wrote the session back."""
+    session_id = new_id("sess")
+    events = make_events(20)
+    await journal_events(store, session_id, events)
+    await store.trim(session_id, 7, final=False)
+    record = make_archive(session_id, 20, forgotten_sequence=7)
+
+    for _ in range(2):
+        await make_archiver(store, database, folder).archive(record)
+
+    assert await replayed(database, folder, session_id) == expected(events)[7:]
+    assert await replayed(database, folder, session_id, after=10) == expected(events)[10:]
+    rows = sorted(await all_rows(database, archives), key=lambda row: row["first_sequence"])
+    assert [(row["first_sequence"], row["last_sequence"], row["num_events"]) for row in rows] == [
+        (1, 7, 0),
+        (8, 20, 13),
+    ]
+
+
+async def test_a_part_that_was_archived_is_not_declared_lost(store: Store, database: Database, folder: Archive) -> None:
+    session_id = new_id("sess")
+    events = make_events(20)
+    await journal_events(store, session_id, events)
+    archiver = make_archiver(store, database, folder)
+    await archiver.archive(make_archive(session_id, 7))
+
+    await archiver.archive(make_archive(session_id, 20, forgotten_sequence=7))
+
+    assert await replayed(database, folder, session_id) == expected(events)
+
+
 async def test_a_session_without_events_is_done_at_once(store: Store, database: Database, folder: Archive) -> None:
     session_id = new_id("sess")
     await journal_events(store, session_id, [])

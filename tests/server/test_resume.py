@@ -9,7 +9,7 @@ import pytest
 
 from sessions.config import ResumptionOptions, SessionConfig
 from sessions.errors import SessionNotFound
-from sessions.records import PredictionRecord, SessionRecord
+from sessions.records import ArchiveRecord, PredictionRecord, SessionRecord
 from sessions.state import DialogueState, encode_state
 from sessions.store import Append, SessionMeta
 from tests.server.house import House, Limits, Screen, ask, open_house, response_done, send, turns, until
@@ -233,7 +233,7 @@ async def test_a_store_that_came_back_empty_is_given_the_conversation_again(hous
     """P9: the connected client notices nothing; the window before is declared gone to one that comes back."""
     session, first = await house.open(RESUMABLE)
     ask(session, "[echo before]")
-    await first.until("response.done")
+    last = (await first.until("response.done"))["sequence_number"]
 
     await house.store.forget_everything()
     ask(session, "[pace 300] [tokens 20]")
@@ -244,6 +244,11 @@ async def test_a_store_that_came_back_empty_is_given_the_conversation_again(hous
     assert numbers(first.events) == list(range(1, len(first.events) + 1))
     assert greeting["session"]["resumption"] == {"enabled": True, "resumed": False, "gap": True}
     assert kinds(second.events)[1:] == ["conversation.item.added", "conversation.item.done"] * 4
+    session.end("disconnected")
+    await house.journal.flush()
+    archive = (await house.records())[-1]
+    assert isinstance(archive, ArchiveRecord)
+    assert archive.forgotten_sequence == last
 
 
 async def test_while_the_store_is_away_new_turns_are_refused_and_the_answer_goes_on_later(house: House) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.conftest import ARTIFACTS, Server, visit
+from tests.browser.conftest import ARTIFACTS, AWAY, Server, visit
+from tests.browser.link import link_to
 from tests.browser.person import Person
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -175,3 +176,31 @@ async def test_axe_finds_nothing_when_signing_in(browser: Browser, server: Serve
 
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         await page.screenshot(path=ARTIFACTS / "light-1280-sign-in.png")
+
+
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+async def test_axe_finds_nothing_without_a_connection_and_in_a_tab_that_lost_its_conversation(
+    browser: Browser, server: Server, is_dark: bool
+) -> None:
+    async with (
+        link_to(server.port) as link,
+        visit(browser, link.url, width=360, is_dark=is_dark, is_still=True, bypass_csp=True, ignoring=AWAY) as page,
+    ):
+        person = Person(page)
+        await person.wait_until_connected()
+        await person.wait_until(await person.say("[echo hi]"), "completed")
+        await link.go_down()
+        await expect(page.get_by_role("button", name="Try now")).to_be_visible()
+        await person.box.fill("[echo said meanwhile]")
+        await person.box.press("Enter")
+        await expect(person.log.get_by_text("Waiting for the connection")).to_be_visible()
+        assert await _violations(page) == []
+        await _assert_no_sideways_scroll(page)
+
+        await link.go_up()
+        await person.wait_until(person.answers.nth(1), "completed")
+        async with page.expect_popup():
+            await page.evaluate("void window.open('/')")
+        await expect(page.get_by_role("button", name="Take it back")).to_be_visible()
+        assert await _violations(page) == []
+        await _assert_no_sideways_scroll(page)

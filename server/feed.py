@@ -105,11 +105,11 @@ class Feed:
             entries = await store.journal(session_id, self._sent, _NUM_ENTRIES)
             if connection is not self.connection:
                 return
-            if not entries:
+            if not entries or entries[0].first_sequence > self._sent + 1:
+                # It was archived and forgotten after this owner claimed the session; whoever resumes next is told.
+                self.archived = entries[0].first_sequence - 1 if entries else self.committed
                 raise WindowGone
             for entry in entries:
-                if entry.first_sequence > self._sent + 1:
-                    raise WindowGone
                 missed = entry.events[self._sent - entry.first_sequence + 1 :]
                 connection.send_texts(number(self._sent + 1, missed))
                 self._sent += len(missed)

@@ -144,6 +144,9 @@ class Node:
         `SessionNotFound` also when it is another's; `NodeFull` or `StoreUnavailable` when it cannot be had here now.
         """
         session = self._sessions.get(session_id)
+        if session is not None and not await self._still_owns(session):
+            session.superseded()
+            session = None
         if session is None:
             self.check_room()
             if session_id not in self._claims:
@@ -156,6 +159,12 @@ class Node:
         if session.meta.user_id != user_id or session.meta.client_id != client_id:
             raise SessionNotFound(session_id)
         return session
+
+    async def _still_owns(self, session: LiveSession) -> bool:
+        """Whether nobody claimed it elsewhere meanwhile, which a session that says nothing learns only by and by."""
+        epoch = await self.store.epoch(session.session_id)
+        # A store that came back empty or older is given the session again at its next append.
+        return epoch is None or epoch == session.epoch or epoch_number(epoch) < epoch_number(session.epoch)
 
     async def _claim(self, session_id: str, *, user_id: str) -> LiveSession | SessionError:
         # An error is a value here: raised in a task of the group it would end all others.

@@ -321,12 +321,14 @@ end
 return taken
 """
 
-# ARGV: id, record, number of deliveries, error. Only who takes it out of the outbox buries it, so that a retry buries it once.
+# ARGV: id, record, number of deliveries, error. Only who takes it out of the outbox buries it, so that a retry buries it once. In this
+# order, since a Redis whose disk was full has been seen to do the first half only.
 BURY = """
-if redis.call('XACK', KEYS[1], 'writer', ARGV[1]) == 1 then
-  redis.call('XDEL', KEYS[1], ARGV[1])
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 1 then
   local dead = string.sub(KEYS[1], 1, -7) .. 'dead'
   redis.call('XADD', dead, '*', 'record', ARGV[2], 'error', ARGV[4], 'deliveries', ARGV[3], 'receipt', ARGV[1])
+  redis.call('XDEL', KEYS[1], ARGV[1])
+  redis.call('XACK', KEYS[1], 'writer', ARGV[1])
 end
 """
 

@@ -155,6 +155,11 @@ class RedisStore:
             raise SessionNotFound(session_id)
         return _loaded(reply)
 
+    async def epoch(self, session_id: str) -> str | None:
+        key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:state"
+        (epoch,) = await self._ask(("HGET", key, "epoch"))
+        return None if epoch is None else epoch.decode()
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         lease_ms = max(1, int(lease_s * 1000))
         replies = await self._run_everywhere(_RENEW, owner, lease_ms)
@@ -301,10 +306,11 @@ class RedisStore:
         for receipt in receipts:
             outbox, _, entry_id = receipt.partition("/")
             ids.setdefault(outbox, []).append(entry_id)
-        # Acknowledged and deleted together: the stream holds only what is not stored yet, which `lag` counts.
+        # Deleted and acknowledged together: the stream holds only what is not stored yet, which `lag` counts. In this order, since a Redis
+        # whose disk was full has been seen to do the first half only, and what is acknowledged and still there would stay for ever.
         await self._ask(
             *itertools.chain.from_iterable(
-                (("MULTI",), ("XACK", outbox, _GROUP, *entry_ids), ("XDEL", outbox, *entry_ids), ("EXEC",))
+                (("MULTI",), ("XDEL", outbox, *entry_ids), ("XACK", outbox, _GROUP, *entry_ids), ("EXEC",))
                 for outbox, entry_ids in ids.items()
             )
         )

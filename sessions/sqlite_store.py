@@ -97,6 +97,9 @@ class SqliteStore:
             raise SessionNotFound(session_id)
         return loaded
 
+    async def epoch(self, session_id: str) -> str | None:
+        return await self._run(transactions.epoch, session_id)
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         self._lease_ms[owner] = max(1, int(lease_s * 1000))
         taken = await self._run(transactions.renew, self._claimer(owner))

@@ -111,6 +111,12 @@ def lapsed(database: sqlite3.Connection, owner: str, limit: int, now_ms: int) ->
     return dict(rows.fetchall())
 
 
+def epoch(database: sqlite3.Connection, session_id: str) -> str | None:
+    """As `Store.epoch`."""
+    row = database.execute("SELECT epoch FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def renew(database: sqlite3.Connection, claimer: Claimer) -> dict[str, str]:
     """Ids of the owner's sessions that others claimed, and their epochs then."""
     _extend_lease(database, claimer)

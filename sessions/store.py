@@ -141,6 +141,9 @@ class Store(Protocol):
     async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
         """Take the session over under the next epoch and load it; `SessionNotFound` when there is none, or not of that user."""
 
+    async def epoch(self, session_id: str) -> str | None:
+        """The epoch of the session's last claim; None when there is no such session."""
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         """Extend the owner's lease by the store's clock; ids of its sessions that others have claimed since the last call that returned."""
 

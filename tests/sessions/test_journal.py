@@ -99,6 +99,9 @@ class FakeStore:
     async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
         raise SessionNotFound(session_id)
 
+    async def epoch(self, session_id: str) -> str | None:
+        return self.epochs.get(session_id)
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         return []
 

@@ -58,6 +58,14 @@ async def test_a_claim_for_another_user_finds_nothing_and_changes_nothing(store:
     assert (await store.claim(SESSION, "node-2", user_id="한나")).epoch == "2.node-2"
 
 
+async def test_the_epoch_is_that_of_the_last_claim(store: Store) -> None:
+    created = await store.create(make_meta(), "node-1")
+    epochs = [await store.epoch(SESSION), (await store.claim(SESSION, "node-2")).epoch, await store.epoch(SESSION)]
+
+    assert epochs == [created, "2.node-2", "2.node-2"]
+    assert await store.epoch("sess_unknown") is None
+
+
 async def test_renew_tells_once_what_others_have_claimed(store: Store) -> None:
     """P4: the older connection of a session that was resumed elsewhere is closed."""
     for session_id in (SESSION, OTHER):

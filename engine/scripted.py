@@ -29,7 +29,7 @@ _TEXT = (
 )
 _WORDS = _TEXT.split()
 _WORDS_A_SENTENCE = 9
-_MAX_REMEMBERED_SESSIONS = 10_000
+_MAX_REMEMBERED_SESSIONS = 500
 _DIRECTIVE = re.compile(r"\[(tokens|pace|slow|wait|hang|echo|empty|call|fail|overloaded|too long)\b", re.IGNORECASE)
 _PIECE = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
 _PLAIN = tuple(Chunk(text=f" {word}", num_tokens=1) for word in _WORDS)

@@ -74,7 +74,7 @@ export class Journey {
       if (event.sequence_number <= this.#lastSequence) return false;
       this.#lastSequence = event.sequence_number;
     }
-    return event.type !== "session.created"; // that of the first connection, journaled
+    return true;
   }
 
   /** Whether the event answers `hello`: all that was missed has come. @param {ServerEvent} event */

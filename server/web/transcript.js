@@ -216,10 +216,8 @@ export class Transcript {
       if (article !== this.#log.lastElementChild) this.#log.append(article);
       return;
     }
-    const first = this.#firstPending();
-    // Moved only when it must be: what is inserted again is read aloud again.
-    const isBelow = first !== null && (first.compareDocumentPosition(article) & Node.DOCUMENT_POSITION_FOLLOWING) !== 0;
-    if (!article.isConnected || isBelow) this.#log.insertBefore(article, first);
+    // What was pending stays where it is: inserted again, it would be read aloud again.
+    if (!article.isConnected) this.#log.insertBefore(article, this.#firstPending());
   }
 
   /** @param {HTMLElement} article @param {Answer} answer */

@@ -1,4 +1,4 @@
-"""The network between a page and its server: it can be cut, be down for a while, and lose what was said."""
+"""The network between a page and its server: it can be cut, and be down for a while."""
 
 import asyncio
 import contextlib
@@ -23,25 +23,16 @@ class Link:
         """Connections can be made from now on."""
         self._listener = await asyncio.start_server(self._carry, _HOST, self.port)
 
-    async def let_nobody_in(self) -> None:
-        """No new connection can be made; those that are stay."""
-        assert self._listener is not None
-        self._listener.close()
-        self._listener = None
-
     async def go_down(self) -> None:
         """Every connection is cut, and no new one can be made."""
         if self._listener is not None:
-            await self.let_nobody_in()
+            self._listener.close()
+            self._listener = None
         await self.cut()
 
     async def cut(self) -> None:
         """Every connection is cut; a new one can be made at once."""
         await self._proxy.close_links()
-
-    def lose_next_reply(self) -> None:
-        """What is said next arrives; its answer is lost, and the connection with it."""
-        self._proxy.lose_next_reply()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A cut cancels the task of the connection, which asyncio's streams would report as a failure of the callback.

@@ -57,13 +57,13 @@ class Wire:
 
 @asynccontextmanager
 async def talk(
-    browser: Browser, url: str, prepare: Callable[[Page], Awaitable[None]] | None = None
+    browser: Browser, url: str, *prepare: Callable[[Page], Awaitable[None]]
 ) -> AsyncIterator[tuple[Person, Wire]]:
     """Someone at the page, connected, and all that passes between it and its server."""
     async with visit(browser, "about:blank", ignoring=AWAY) as page:
         wire, person = Wire(page), Person(page)
-        if prepare is not None:
-            await prepare(page)
+        for step in prepare:
+            await step(page)
         await page.goto(url)
         await person.wait_until_connected()
         yield person, wire

@@ -1,6 +1,8 @@
 """Whatever is said reaches the dialogue once, and is asked for once, however the connection fails meanwhile. P2."""
 
 import json
+import signal
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, WebSocketRoute, expect
@@ -188,3 +190,24 @@ async def test_what_was_not_answered_within_a_gap_is_asked_again(browser: Browse
         assert wire.sent[1:] == [["session.update", "response.create"]]
         assert await questions(person) == ["[echo first]", "[echo second]"]
         assert [await person.words(answer) for answer in await person.answers.all()] == ["first", "second"]
+
+
+async def test_what_a_lost_conversation_did_not_get_is_said_in_the_new_one(
+    browser: Browser, mortal_server: Server, tmp_path: Path
+) -> None:
+    """And stands below the line that says so."""
+    wire = BreakingWire("second", lost="conversation.item.create", until="nothing")
+    async with talk(browser, mortal_server.url, wire.lay) as (person, _):
+        await person.wait_until(await person.say("[echo first]"), "completed")
+        await person.wait_until(await person.say("[echo second]"), "waiting")
+
+        mortal_server.stop(signal.SIGKILL)
+        for file in (tmp_path / "data").glob("*.db*"):
+            file.unlink()
+        mortal_server.start()
+
+        await expect(person.log.locator(".divider ~ article.question .words")).to_have_text("[echo second]")
+        await person.wait_until(person.answers.nth(1), "completed")
+        assert await questions(person) == ["[echo first]", "[echo second]"]
+        assert await person.words(person.answers.nth(1)) == "second"
+        await expect(person.answers).to_have_count(2)

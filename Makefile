@@ -46,7 +46,8 @@ bench-hostile: .venv/installed-dev ## 500 good sessions with and without hostile
 soak: .venv/installed-dev ## half an hour of sessions that come and go: memory, files, tasks and keys stay flat; appends to RESULTS.md
 	$(BIN)/python -m tests.benchmarks.soak
 
-chaos: .venv/installed-dev ## faults in real processes while clients talk: make chaos FAULTS=2000 SEED=7; no seed, any seed
+chaos: .venv/installed-dev ## bugs planted in real processes are found; then faults in real processes while clients talk: make chaos FAULTS=2000 SEED=7; no seed, any seed
+	$(BIN)/python -m pytest -m chaos tests/faults
 	$(BIN)/python -m tests.faults --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 clean: ## forget the installation; `var/` stays

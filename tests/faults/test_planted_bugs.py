@@ -17,6 +17,8 @@ from tests.faults.fleet import LEASE_S, Fleet, open_fleet
 from tests.faults.talker import Given, Habits, Talker
 from tests.services import MariadbServer
 
+pytestmark = pytest.mark.chaos
+
 Deed = Callable[[Fleet, Talker], Awaitable[None]]
 PATIENT = Habits(cancels=0, truncates=0, deletes=0, drops=0, abandons=0, patience_s=20)
 SETTLED_S = 20.0

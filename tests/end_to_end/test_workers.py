@@ -38,7 +38,8 @@ async def test_two_workers_share_the_port_and_store_everything(
                 async with asyncio.TaskGroup() as tasks:
                     talks = [tasks.create_task(talk(node.port, len(clients) + n)) for n in range(8)]
                 clients += [done.result() for done in talks]
-                owners = {connection.hget(f"fl:{{0}}:{client.session_id}:state", "owner") for client in clients}
+                # The epoch names the owner, and stays when the session has ended.
+                owners = {connection.hget(f"fl:{{0}}:{client.session_id}:state", "epoch") for client in clients}
         await records.until_ended(len(clients))
         workers = node.children()
 

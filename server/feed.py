@@ -49,7 +49,7 @@ class WindowGone(Exception):
 class Feed:
     """`committed` is the last sequence number in the journal, `archived` the last one that the journal may have forgotten."""
 
-    __slots__ = ("_is_behind", "_sent", "archived", "committed", "connection", "is_numbered")
+    __slots__ = ("_is_behind", "_is_resumed", "_sent", "archived", "committed", "connection", "is_numbered")
 
     def __init__(self, connection: Connection, *, committed: int = 0, archived: int = 0) -> None:
         self.connection = connection
@@ -58,6 +58,7 @@ class Feed:
         self.is_numbered = False
         self._sent = committed
         self._is_behind = False
+        self._is_resumed = False
 
     @property
     def is_behind(self) -> bool:
@@ -86,13 +87,17 @@ class Feed:
     def attach(self, connection: Connection) -> None:
         """A connection which is sent nothing until it has caught up."""
         self.connection = connection
-        self.is_numbered = True
+        self.is_numbered = self._is_resumed = True
         self._is_behind = True
 
     def detach(self) -> None:
         """The connection is gone."""
         self.connection = GONE
-        self._is_behind = False
+        self._is_behind = self._is_resumed = False
+
+    def ask_numbers(self, *, asked: bool) -> None:
+        """The client's wish for sequence numbers; one that named a number to come back has asked for them by that."""
+        self.is_numbered = asked or self._is_resumed
 
     async def catch_up(self, store: Store, session_id: str, *, after: int, room: Callable[[], Awaitable[None]]) -> None:
         """Send the journal after that number, until the connection has all and goes on with what is committed; `WindowGone`.

@@ -393,7 +393,7 @@ class LiveSession:
             self._num_uncommitted += num_events
             self._node.journal.append(self, self._dialogue.next_sequence - num_events, effects)
         if effects.state is not None:
-            self._feed.is_numbered = self.is_resumable
+            self._feed.ask_numbers(asked=self.is_resumable)
         if effects.generate is not None:
             self._start_answer(effects.generate)
         for response_id in effects.aborts:

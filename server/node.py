@@ -85,7 +85,7 @@ class Node:
         self._tasks = tasks
         self._sessions: dict[str, LiveSession] = {}
         self._claims: dict[str, asyncio.Task[LiveSession | SessionError]] = {}
-        self._given_up: set[str] = set()
+        self._given_up: dict[str, str] = {}  # the epoch under which this node had the session, by its id
         self._num_opening = 0
         self._is_draining = False
         self._dialogue_limits = DialogueLimits(
@@ -177,6 +177,9 @@ class Node:
             return session
         except SessionError as error:
             return error
+        except Exception:
+            _log.exception("session.not_resumed", session_id=session_id)
+            return SessionNotFound(session_id)
         finally:
             self._num_opening -= 1
             del self._claims[session_id]
@@ -192,7 +195,7 @@ class Node:
         try:
             events = await self._events_of_open_answers(loaded)
         except StoreUnavailable:
-            self._given_up.add(session_id)
+            self._given_up[session_id] = loaded.epoch
             raise
         dialogue = Dialogue.restore(
             loaded,
@@ -210,7 +213,7 @@ class Node:
         feed = Feed(GONE, committed=loaded.next_sequence - 1, archived=loaded.archived_sequence)
         session = LiveSession(self, dialogue, meta=loaded.meta, epoch=loaded.epoch, feed=feed)
         self._sessions[session_id] = session
-        self._given_up.discard(session_id)
+        self._given_up.pop(session_id, None)
         _log.info("session.taken_over", session_id=session_id, epoch=loaded.epoch)
         return session
 
@@ -234,7 +237,7 @@ class Node:
 
     def give_up(self, session: LiveSession) -> None:
         """Forget a session that could not be stored; it is claimed anew when the store is back."""
-        self._given_up.add(session.session_id)
+        self._given_up[session.session_id] = session.epoch
 
     async def run(self) -> None:
         """Keep the lease, and adopt sessions whose owner has lost its own; for ever."""
@@ -259,11 +262,13 @@ class Node:
                 session.superseded()
         if self._is_draining:
             return
-        for session_id in tuple(self._given_up):
-            self._given_up.discard(session_id)
-            if session_id not in self._sessions and session_id not in self._claims:
+        for session_id, epoch in tuple(self._given_up.items()):
+            # Its client may have resumed it elsewhere since, and must not be driven from there.
+            is_ours = await self.store.epoch(session_id) == epoch
+            if is_ours and session_id not in self._sessions and session_id not in self._claims:
                 with suppress(SessionNotFound):
                     await self._adopt(await self.store.claim(session_id, self.name))
+            self._given_up.pop(session_id, None)
         room = self._limits.max_sessions - len(self._sessions) - self._num_opening
         if room > 0:
             for loaded in await self.store.adopt(self.name, min(room, _NUM_ADOPTED_AT_ONCE)):

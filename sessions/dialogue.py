@@ -42,8 +42,6 @@ from sessions.store import LoadedSession, PlacedItem, SessionMeta
 from sessions.timeline import Timeline
 from sessions.wire_errors import BadEvent, WireError
 
-__all__ = ["Dialogue", "DialogueLimits", "DialogueState", "EndReason", "decode_state", "encode_state"]
-
 EndReason = Literal["disconnected", "client_closed"]
 
 _DEFAULT_LIMITS = DialogueLimits()

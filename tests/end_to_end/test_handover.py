@@ -5,8 +5,9 @@ from pathlib import Path
 from msgspec.json import decode
 
 from server.identifiers import new_id
-from sessions.dialogue import Dialogue, decode_state
+from sessions.dialogue import Dialogue
 from sessions.redis_store import RedisStore
+from sessions.state import decode_state
 from sessions.store import LoadedSession
 from tests.end_to_end.client import WEATHER, Client, open_client
 from tests.end_to_end.conftest import Backends

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from sessions.config import ResumptionOptions, SessionConfig
 from sessions.errors import SessionNotFound
@@ -371,3 +372,53 @@ async def test_a_window_that_was_forgotten_meanwhile_is_declared_to_whoever_resu
 
     assert closed[0] == 1013
     assert third.events[0]["session"]["resumption"] == {"enabled": True, "resumed": False, "gap": True}
+
+
+async def test_a_session_that_was_given_up_is_not_taken_from_the_node_where_its_client_went_on(
+    tmp_path: Path,
+) -> None:
+    """P4, P9."""
+    async with (
+        open_house(tmp_path / "sessions.db", Limits(), patience_s=0.1) as house,
+        open_house(house.store, Limits(), name="node-2") as others,
+    ):
+        session, first = await house.open(RESUMABLE)
+        house.stop_beating()
+        with house.store.away():
+            ask(session, "[echo lost]")
+            await first.until_closed()
+        moved, second = await others.resume(session, after=1)
+
+        await house.node._beat()
+        ask(moved, "[echo still here]")
+        await second.until("response.done")
+
+    assert second.closed is None
+    assert session not in house.node
+
+
+async def test_a_session_that_cannot_be_read_costs_nobody_else_anything(house: House) -> None:
+    """P7."""
+    bystander, screen = await house.open()
+    await house.store.create(SessionMeta("sess_torn", "한나", "kiosk", "demo", NOW_MS), "node-1")
+    await house.store.append([Append("sess_torn", "1.node-1", 1, NOW_MS, [b"{}"], [], {}, [], b"{torn", ends=True)])
+
+    with capture_logs() as logs, pytest.raises(SessionNotFound):
+        await house.node.resume("sess_torn", user_id="한나", client_id="kiosk")
+    ask(bystander, "[echo hi]")
+
+    assert (await screen.until("response.done"))["response"]["status"] == "completed"
+    assert "session.not_resumed" in [entry["event"] for entry in logs]
+
+
+async def test_who_comes_back_by_a_number_gets_numbers(house: House) -> None:
+    """P4: also in a session that had not asked for them."""
+    session, first = await house.open()
+    session.lost(first, by_choice=False)
+    await house.journal.flush()
+
+    back, second = await house.resume(session, after=1)
+    ask(back, "[echo hi]")
+    await second.until("response.done")
+
+    assert numbers(second.events) == list(range(1, len(second.events) + 1))

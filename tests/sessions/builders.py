@@ -8,12 +8,14 @@ import msgspec
 
 from sessions.client_events import ClientEvent, decode_client_event
 from sessions.config import SessionConfig
-from sessions.dialogue import Dialogue, DialogueLimits, DialogueState, EndReason, decode_state
+from sessions.dialogue import Dialogue, EndReason
 from sessions.effects import Effects
 from sessions.generation import Chunk, FinishReason, FunctionTool, Prompt, ToolCallDelta, Usage
 from sessions.items import InputText, MessageItem
+from sessions.limits import DialogueLimits
 from sessions.records import HeardRecord, PredictionRecord, Record, SentRecord, SessionRecord, TurnRecord
 from sessions.server_events import encode_event
+from sessions.state import DialogueState, decode_state
 from sessions.store import LoadedSession, PlacedItem, SessionMeta, decode_placed, encode_placed
 
 # One JSON object of the wire.

@@ -7,10 +7,11 @@ import pytest
 
 from sessions.client_events import RefusedEvent, decode_client_event
 from sessions.config import ResumptionOptions, SessionConfig
-from sessions.dialogue import DialogueLimits, DialogueState, decode_state, encode_state
 from sessions.effects import Close, Effects
 from sessions.generation import FunctionChoice, Usage
+from sessions.limits import DialogueLimits
 from sessions.records import ArchiveRecord, PredictionRecord, SessionRecord
+from sessions.state import DialogueState, decode_state, encode_state
 from sessions.wire_errors import WireError
 from tests.sessions.builders import (
     EXPIRES_AT,

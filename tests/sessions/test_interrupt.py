@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from sessions.config import AvatarOptions, SessionConfig
-from sessions.dialogue import DialogueLimits
+from sessions.limits import DialogueLimits
 from tests.sessions.builders import Json, Talk, fold, kinds, make_chunk, user_item, wire_items
 
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sessions.dialogue import DialogueLimits
 from sessions.generation import Chunk, FinishReason
+from sessions.limits import DialogueLimits
 from sessions.server_events import encode_event
 from sessions.state import decode_state
 from sessions.utf16 import num_units

@@ -8,7 +8,7 @@ from msgspec import Struct
 from sessions.generation import Prompt, Usage
 from sessions.items import FunctionCallItem, Item, ItemStatus, MessageItem, OutputText
 from sessions.records import PredictionRecord, PredictionStatus
-from sessions.replay import Replay
+from sessions.repetition import Repetition
 from sessions.server_events import (
     CachedTokenDetails,
     InputTokenDetails,
@@ -77,8 +77,8 @@ class AnswerRequest(Struct, frozen=True):
 class Answer:
     """A response that has begun and not ended. `first_sequence` is the number of its response.created.
 
-    `sent_chars` is how much of its text a client had when the connection was lost; None while one is connected. `replay` is set while an
-    engine generates again what clients already have: `open` is None then, so that nothing is added to the wrong item.
+    `sent_chars` is how much of its text a client had when the connection was lost; None while one is connected. `repetition` is set while
+    an engine generates again what clients already have: `open` is None then, so that nothing is added to the wrong item.
     """
 
     __slots__ = (
@@ -92,8 +92,8 @@ class Answer:
         "num_tokens",
         "open",
         "prompt",
-        "replay",
-        "replayed",
+        "repeated",
+        "repetition",
         "sent_chars",
         "turn_id",
         "usage",
@@ -123,8 +123,8 @@ class Answer:
         self.open: OpenMessage | OpenCall | None = None
         self.done: list[Item] = []
         self.sent_chars: int | None = None
-        self.replay: Replay | None = None
-        self.replayed: OpenMessage | OpenCall | None = None
+        self.repetition: Repetition | None = None
+        self.repeated: OpenMessage | OpenCall | None = None
 
     @property
     def response_id(self) -> str:
@@ -139,7 +139,7 @@ class Answer:
     @property
     def unfinished(self) -> OpenMessage | OpenCall | None:
         """The output item that clients were not told the end of."""
-        return self.open or self.replayed
+        return self.open or self.repeated
 
     def text(self) -> str:
         """The text so far, of all messages."""
@@ -150,15 +150,15 @@ class Answer:
         """The text so far of the message that is being said; empty when none is."""
         return self.unfinished.text() if isinstance(self.unfinished, OpenMessage) else ""
 
-    def end_replay(self) -> None:
+    def end_repetition(self) -> None:
         """What clients have was generated again, or will not be: the answer goes on, or ends, where it was."""
-        if self.replay is None:
+        if self.repetition is None:
             return
         # Never the sum: the tokens of a chunk that was new in part are counted in both.
-        self.num_tokens = max(self.num_tokens, self.replay.num_tokens)
-        if isinstance(self.replayed, OpenCall):
-            self.replayed.index = self.replay.call_index
-        self.open, self.replay, self.replayed = self.replayed, None, None
+        self.num_tokens = max(self.num_tokens, self.repetition.num_tokens)
+        if isinstance(self.repeated, OpenCall):
+            self.repeated.index = self.repetition.call_index
+        self.open, self.repetition, self.repeated = self.repeated, None, None
 
     def final_usage(self) -> Usage | None:
         """The tokens so far: the engine's own count when it gave one, its output never less than what was streamed."""

@@ -9,7 +9,7 @@ from sessions.items import Item
 from sessions.listener import Listener
 from sessions.new_items import NewId
 from sessions.records import PredictionStatus
-from sessions.replay import AnswerDiffers
+from sessions.repetition import AnswerDiffers
 from sessions.server_events import (
     ContentPartAdded,
     ContentPartDone,
@@ -102,15 +102,15 @@ class Answering:
             answer.first_token_ms = now_ms
         if chunk.usage is not None:
             answer.usage = chunk.usage
-        if answer.replay is not None:
+        if answer.repetition is not None:
             try:
-                chunk = answer.replay.take(chunk)
+                chunk = answer.repetition.take(chunk)
             except AnswerDiffers:
                 self._draft.effects.aborts.append(answer.response_id)
                 self._finish(answer, "failed", _DIFFERS, now_ms)
                 return
-            if answer.replay.is_over:
-                answer.end_replay()
+            if answer.repetition.is_over:
+                answer.end_repetition()
         answer.num_tokens += chunk.num_tokens
         if chunk.text:
             self._say(answer, chunk.text)
@@ -249,7 +249,7 @@ class Answering:
         reason: str | None = None,
     ) -> None:
         draft = self._draft
-        answer.end_replay()
+        answer.end_repetition()
         self._close_output(answer, status)
         del self.open[answer.response_id]
         if answer is self.current:

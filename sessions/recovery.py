@@ -13,7 +13,7 @@ from sessions.answer import Answer, OpenCall, OpenMessage
 from sessions.config import SessionConfig
 from sessions.generation import Prompt
 from sessions.items import FunctionCallItem, Item, MessageItem
-from sessions.replay import Replay
+from sessions.repetition import Repetition
 from sessions.state import AnswerState, DialogueState, ItemReference
 from sessions.timeline import Timeline
 
@@ -70,7 +70,7 @@ def catch_up(
         if not _add(answer, entry):
             broken.add(answer.response_id)
     for response_id in behind.keys() - broken:
-        _await_replay(answers[response_id])
+        _await_repetition(answers[response_id])
     return broken
 
 
@@ -159,14 +159,14 @@ def _add(answer: Answer, entry: _Entry) -> bool:
     return True
 
 
-def _await_replay(answer: Answer) -> None:
+def _await_repetition(answer: Answer) -> None:
     output = answer.open
     if output is None or (isinstance(output, OpenMessage) and not answer.done):
         return
     items = [*answer.done, output.item("incomplete")]
     if isinstance(items[0], MessageItem):
         del items[0]  # an engine goes on after it
-    answer.replay, answer.replayed, answer.open = Replay(items), output, None
+    answer.repetition, answer.repeated, answer.open = Repetition(items), output, None
 
 
 def _references(items: Iterable[Item], timeline: Timeline) -> tuple[ItemReference, ...]:

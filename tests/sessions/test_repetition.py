@@ -1,10 +1,10 @@
-"""A replay by example: what an engine says again is swallowed, however it is cut; what differs is noticed."""
+"""A repetition by example: what an engine says again is swallowed, however it is cut; what differs is noticed."""
 
 import pytest
 
 from sessions.generation import Chunk, FinishReason, ToolCallDelta
 from sessions.items import FunctionCallItem, Item, MessageItem, OutputText
-from sessions.replay import AnswerDiffers, Replay
+from sessions.repetition import AnswerDiffers, Repetition
 
 LOOK = FunctionCallItem("item_1", "call_1", "look", '{"at":"sky"}')
 SAY = MessageItem("item_2", "assistant", (OutputText("So, "),))
@@ -15,10 +15,10 @@ def of_call(index: int, arguments: str = "", name: str | None = None, finish: Fi
     return Chunk("", 1, (ToolCallDelta(index, name, arguments),), finish_reason=finish)
 
 
-def take(items: list[Item], *chunks: Chunk) -> tuple[Replay, list[Chunk]]:
-    """The replay after these chunks, and what of each was new."""
-    replay = Replay(items)
-    return replay, [replay.take(chunk) for chunk in chunks]
+def take(items: list[Item], *chunks: Chunk) -> tuple[Repetition, list[Chunk]]:
+    """The repetition after these chunks, and what of each was new."""
+    repetition = Repetition(items)
+    return repetition, [repetition.take(chunk) for chunk in chunks]
 
 
 NOTHING = Chunk()
@@ -29,37 +29,37 @@ def test_a_call_that_clients_have_is_swallowed_however_it_is_cut(cuts: list[str]
     """P4."""
     chunks = [of_call(0, cuts[0], "go"), *(of_call(0, cut) for cut in cuts[1:])]
 
-    replay, new = take([GO], *chunks)
+    repetition, new = take([GO], *chunks)
 
     assert new == [NOTHING] * len(cuts)
-    assert replay.is_over
-    assert replay.call_index == 0
+    assert repetition.is_over
+    assert repetition.call_index == 0
 
 
 def test_a_chunk_that_goes_beyond_what_clients_have_is_new_from_there_on() -> None:
-    replay, new = take([GO], of_call(0, '{"', "go"), of_call(0, 'to":"sea"'))
+    repetition, new = take([GO], of_call(0, '{"', "go"), of_call(0, 'to":"sea"'))
 
     assert new == [NOTHING, Chunk(tool_calls=(ToolCallDelta(0, None, ':"sea"'),))]
-    assert (replay.is_over, replay.num_tokens) == (True, 2)
+    assert (repetition.is_over, repetition.num_tokens) == (True, 2)
 
 
 def test_calls_and_texts_between_them_are_swallowed_in_their_order() -> None:
     items: list[Item] = [LOOK, SAY, GO]
     both = Chunk("So, ", 4, (ToolCallDelta(1, "go", '{"to":'),))
 
-    replay, new = take(items, of_call(0, '{"at":"sky"}', "look"), both)
+    repetition, new = take(items, of_call(0, '{"at":"sky"}', "look"), both)
 
     assert new == [NOTHING, Chunk(tool_calls=(ToolCallDelta(1, None, ":"),))]
-    assert (replay.is_over, replay.call_index, replay.num_tokens) == (True, 1, 5)
+    assert (repetition.is_over, repetition.call_index, repetition.num_tokens) == (True, 1, 5)
 
 
 def test_it_is_not_over_before_the_last_item_begins_again() -> None:
-    replay, _ = take([FunctionCallItem("item_1", "call_1", "look", "")])
-    assert not replay.is_over
+    repetition, _ = take([FunctionCallItem("item_1", "call_1", "look", "")])
+    assert not repetition.is_over
 
-    replay.take(of_call(0, "", "look"))
+    repetition.take(of_call(0, "", "look"))
 
-    assert replay.is_over
+    assert repetition.is_over
 
 
 def test_what_follows_in_the_very_chunk_that_ends_it_is_new() -> None:

@@ -43,7 +43,7 @@ class _Piece:
         return ""
 
 
-class Replay:
+class Repetition:
     """Items that clients have and the engine has yet to generate again, the last of them unfinished. `num_tokens` have been so far."""
 
     __slots__ = ("_pieces", "call_index", "num_tokens")

@@ -10,10 +10,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.errors import PoisonRecord
 from persistence.tables import STUB_SEQUENCE, heard, predictions, requests, sent, sessions, turns
-from sessions.records import HeardRecord, PredictionRecord, RequestRecord, SentRecord, SessionRecord, TurnRecord
+from sessions.records import (
+    AuditRecord,
+    FeedbackRecord,
+    HeardRecord,
+    NoteRecord,
+    PredictionRecord,
+    RequestRecord,
+    SentRecord,
+    SessionRecord,
+    TurnRecord,
+)
 
 Row = dict[str, object]
-RowRecord = SessionRecord | TurnRecord | PredictionRecord | SentRecord | HeardRecord | RequestRecord
+RowRecord = (
+    SessionRecord
+    | TurnRecord
+    | PredictionRecord
+    | SentRecord
+    | HeardRecord
+    | FeedbackRecord
+    | NoteRecord
+    | AuditRecord
+    | RequestRecord
+)
 
 # The columns that say which of two records of one id is newer, the weightiest first; in other tables a row never changes. A session may
 # change twice in a millisecond without an event: then it is rather over than idle, and rather idle than active.
@@ -66,6 +86,8 @@ async def write_rows(connection: AsyncConnection, records: Iterable[RowRecord], 
                 heard_rows.append(_heard_row(record))
             case RequestRecord():
                 request_rows.append(_request_row(record))
+            case FeedbackRecord() | NoteRecord() | AuditRecord():
+                raise PoisonRecord(f"there is no table for a {type(record).__name__}")
             case _:
                 assert_never(record)
     own_turns = list(turn_rows)

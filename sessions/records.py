@@ -1,7 +1,8 @@
 """Durable facts on their way to MySQL and S3: what the dialogue commits to the outbox and the writer stores.
 
-Every record names its session and the session's sequence number at its commit: the row with the higher number wins, so that a
-redelivered or reordered record never takes a row back in time. Times are milliseconds since the epoch, UTC.
+What the dialogue records names its session and the session's sequence number at the commit: the row with the higher number wins, so that
+a redelivered or reordered record never takes a row back in time. What people do beside it (a late rating, a note, an act to be audited) has
+an id or a time of its own for that. Times are milliseconds since the epoch, UTC.
 """
 
 from typing import Literal
@@ -9,8 +10,10 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from sessions.feedback import Rating
 from sessions.store import SessionMeta
 
+Role = Literal["user", "support", "admin"]
 SessionStatus = Literal["active", "idle", "ended"]
 PredictionStatus = Literal["completed", "cancelled", "incomplete", "failed"]
 
@@ -56,6 +59,25 @@ class TurnRecord(Struct, frozen=True, tag_field="record", tag="turn"):
     created_ms: int
 
 
+class Trace(Struct, frozen=True, kw_only=True):
+    """How an answer came to be.
+
+    `prompt` is the very text given to the model, or the JSON of messages and tools where an endpoint renders it; None when it was not kept.
+    `sampling` is the JSON object of what was used: temperature, top_p, max_tokens and so on. The times are the engine's own: when it took
+    the request up, its first and its last token. `prompt_version` is the session's own name for its instructions, or their digest.
+    `persona` is the digital human that spoke.
+    """
+
+    prompt: str | None
+    prompt_format: Literal["text", "messages"] = "text"
+    sampling: Raw
+    queued_ms: int | None
+    engine_first_token_ms: int | None
+    last_token_ms: int | None
+    prompt_version: str | None
+    persona: str
+
+
 class PredictionRecord(Struct, frozen=True, tag_field="record", tag="prediction"):
     """One finished answer. `output` is the JSON array of its items, `request` the JSON of what was asked of the engine.
 
@@ -82,6 +104,7 @@ class PredictionRecord(Struct, frozen=True, tag_field="record", tag="prediction"
     done_ms: int
     error: str | None = None
     sent_chars: int | None = None
+    trace: Trace | None = None
 
 
 class SentRecord(Struct, frozen=True, tag_field="record", tag="sent"):
@@ -107,6 +130,53 @@ class HeardRecord(Struct, frozen=True, tag_field="record", tag="heard"):
     sequence: int
     heard_text: str
     heard_chars: int
+    at_ms: int
+
+
+class FeedbackRecord(Struct, frozen=True, kw_only=True, tag_field="record", tag="feedback"):
+    """One person's opinion of one answer as last chosen; `rating` None once withdrawn. The newer `rated_ms` wins, then the higher sequence.
+
+    `role` is the rater's: support and admin rate as reviewers, apart from the user. `sequence` is 0 for a rating that came past the
+    dialogue. `start` and `end` bound a rated piece of the item's text, in UTF-16 code units. `rated_ms` is when it was chosen, as the
+    rater's client says, and never later than `received_ms`.
+    """
+
+    feedback_id: str
+    session_id: str
+    item_id: str
+    user_id: str
+    role: Role
+    sequence: int
+    rating: Rating | None
+    reason: str | None = None
+    comment: str | None = None
+    start: int | None = None
+    end: int | None = None
+    rated_ms: int
+    received_ms: int
+
+
+class NoteRecord(Struct, frozen=True, kw_only=True, tag_field="record", tag="note"):
+    """What a member of staff wrote about a session, or about the moment `position_ms` after its first event. A note never changes."""
+
+    note_id: str
+    session_id: str
+    author_id: str
+    text: str
+    position_ms: int | None
+    created_ms: int
+
+
+class AuditRecord(Struct, frozen=True, kw_only=True, tag_field="record", tag="audit"):
+    """Somebody looked at or changed what is not their own. `detail` is a JSON object."""
+
+    audit_id: str
+    actor_id: str
+    role: Role
+    client_id: str
+    action: str
+    session_id: str | None
+    detail: Raw
     at_ms: int
 
 
@@ -137,7 +207,18 @@ class RequestRecord(Struct, frozen=True, tag_field="record", tag="request"):
     session_id: str | None = None
 
 
-Record = SessionRecord | TurnRecord | PredictionRecord | SentRecord | HeardRecord | ArchiveRecord | RequestRecord
+Record = (
+    SessionRecord
+    | TurnRecord
+    | PredictionRecord
+    | SentRecord
+    | HeardRecord
+    | FeedbackRecord
+    | NoteRecord
+    | AuditRecord
+    | ArchiveRecord
+    | RequestRecord
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)

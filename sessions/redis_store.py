@@ -28,6 +28,7 @@ from sessions.store import (
     AppendStatus,
     DeadLetter,
     Delivery,
+    Glimpse,
     JournalEntry,
     LoadedSession,
     OutboxLag,
@@ -159,6 +160,15 @@ class RedisStore:
         key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:state"
         (epoch,) = await self._ask(("HGET", key, "epoch"))
         return None if epoch is None else epoch.decode()
+
+    async def peek(self, session_id: str) -> Glimpse | None:
+        key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:state"
+        ((meta, next_sequence, archived_sequence, owner),) = await self._ask(
+            ("HMGET", key, "meta", "next", "archived", "owner")
+        )
+        if meta is None:
+            return None
+        return Glimpse(_decode_meta(meta), int(next_sequence), int(archived_sequence), has_owner=owner is not None)
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         lease_ms = max(1, int(lease_s * 1000))

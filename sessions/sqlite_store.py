@@ -24,6 +24,7 @@ from sessions.store import (
     AppendStatus,
     DeadLetter,
     Delivery,
+    Glimpse,
     JournalEntry,
     LoadedSession,
     OutboxLag,
@@ -99,6 +100,9 @@ class SqliteStore:
 
     async def epoch(self, session_id: str) -> str | None:
         return await self._run(transactions.epoch, session_id)
+
+    async def peek(self, session_id: str) -> Glimpse | None:
+        return await self._run(transactions.peek, session_id, _now_ms())
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         self._lease_ms[owner] = max(1, int(lease_s * 1000))

@@ -15,6 +15,7 @@ from sessions.store import (
     AppendStatus,
     DeadLetter,
     Delivery,
+    Glimpse,
     JournalEntry,
     LoadedSession,
     OutboxLag,
@@ -115,6 +116,19 @@ def epoch(database: sqlite3.Connection, session_id: str) -> str | None:
     """As `Store.epoch`."""
     row = database.execute("SELECT epoch FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def peek(database: sqlite3.Connection, session_id: str, now_ms: int) -> Glimpse | None:
+    """As `Store.peek`."""
+    row = database.execute(
+        "SELECT meta, next_sequence, archived_sequence, owner IS NOT NULL FROM sessions"
+        " WHERE session_id = ? AND (expires_ms IS NULL OR expires_ms > ?)",
+        (session_id, now_ms),
+    ).fetchone()
+    if row is None:
+        return None
+    meta, next_sequence, archived_sequence, has_owner = row
+    return Glimpse(_decode_meta(meta), next_sequence, archived_sequence, has_owner=bool(has_owner))
 
 
 def renew(database: sqlite3.Connection, claimer: Claimer) -> dict[str, str]:

@@ -97,6 +97,18 @@ class LoadedSession(Struct, frozen=True):
     items: tuple[PlacedItem, ...]
 
 
+class Glimpse(Struct, frozen=True):
+    """What anyone may know of a session without claiming it. `has_owner`: it has not ended, so that more events may come.
+
+    Its journal may have forgotten the events up to `archived_sequence`.
+    """
+
+    meta: SessionMeta
+    next_sequence: int
+    archived_sequence: int
+    has_owner: bool
+
+
 class Delivery(Struct, frozen=True):
     """A record taken from the outbox, to be acknowledged by `receipt`. `num_deliveries` counts this one."""
 
@@ -143,6 +155,9 @@ class Store(Protocol):
 
     async def epoch(self, session_id: str) -> str | None:
         """The epoch of the session's last claim; None when there is no such session."""
+
+    async def peek(self, session_id: str) -> Glimpse | None:
+        """The session as it is now, left as it is: nothing is claimed; None when there is no such session."""
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         """Extend the owner's lease by the store's clock; ids of its sessions that others have claimed since the last call that returned."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sessions.errors import SessionError, SessionNotFound
-from sessions.store import Store
+from sessions.store import Glimpse, Store
 from tests.sessions.stores import (
     OTHER,
     SESSION,
@@ -58,6 +58,38 @@ async def test_claiming_an_unknown_session_says_so(store: Store) -> None:
         await store.claim(SESSION, "node-1")
 
     assert caught.value.session_id == SESSION
+
+
+async def test_a_peek_claims_nothing_and_sees_what_was_committed(store: Store) -> None:
+    """P4: who only looks takes no session from its owner."""
+    epoch = await store.create(make_meta(), "node-1")
+    assert await store.peek(SESSION) == Glimpse(make_meta(), 1, 0, has_owner=True)
+
+    await store.append([make_append(1, [b"{}", b"{}"])])
+    await store.trim(SESSION, 1, final=False)
+
+    assert await store.peek(SESSION) == Glimpse(make_meta(), 3, 1, has_owner=True)
+    assert await store.epoch(SESSION) == epoch
+    assert await store.append([make_append(3)]) == ["ok"]
+
+
+async def test_a_peek_sees_whether_a_session_has_ended(store: Store) -> None:
+    await store.create(make_meta(), "node-1")
+    await store.append([make_append(1, ends=True)])
+
+    ended = await store.peek(SESSION)
+    await store.claim(SESSION, "node-2")
+    claimed = await store.peek(SESSION)
+
+    assert ended == Glimpse(make_meta(), 2, 0, has_owner=False)
+    assert claimed == Glimpse(make_meta(), 2, 0, has_owner=True)
+
+
+async def test_a_peek_at_an_unknown_session_finds_none(store: Store) -> None:
+    await store.create(make_meta(), "node-1")
+
+    assert await store.peek(OTHER) is None
+    assert await store.peek("sess_}{*") is None
 
 
 async def test_ping_answers(store: Store) -> None:

@@ -6,6 +6,9 @@ from typing import TypedDict
 from msgspec import Struct
 from starlette.requests import HTTPConnection
 
+from persistence.archive import Archive
+from persistence.database import Database
+from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
 from server.client_secrets import ClientSecrets
@@ -13,6 +16,7 @@ from server.health import Health
 from server.node import Node
 from server.request_log import RequestLog
 from server.websocket_protocol import ConnectionLimits
+from sessions.store import Store
 
 
 class EventLimits(Struct, frozen=True):
@@ -31,6 +35,11 @@ class Services(Struct, frozen=True):
     admission: Admission
     requests: RequestLog
     health: Health
+    store: Store
+    database: Database
+    archive: Archive
+    access: Access
+    audit: AuditTrail
     models: Mapping[str, str]
     served_model: str
     allowed_origins: frozenset[str]

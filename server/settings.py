@@ -261,6 +261,11 @@ class Settings(BaseSettings):
         (), description="exact origins of browsers that may connect; development also allows its own pages"
     )
 
+    private_clients: Names = Field(
+        (),
+        description="digital humans whose sessions support sees only with the scope client:<name>; client:* is not enough",
+    )
+
     max_sessions: Count = Field(2_000, description="live sessions on one node; more are refused with 503")
     max_connections_per_user: Count = Field(20, description="connections of one user on one node")
     max_connections_per_address: Annotated[int, Field(ge=0)] = Field(

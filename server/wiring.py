@@ -14,6 +14,7 @@ from engine.base import Engine
 from persistence.archive import Archive, open_archive
 from persistence.database import Database, open_database
 from persistence.writer import Writer
+from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
 from server.client_secrets import ClientSecrets
@@ -27,7 +28,7 @@ from server.services import EventLimits, Services
 from server.settings import Settings
 from sessions.errors import StoreUnavailable
 from sessions.journal import Journal
-from sessions.store import OutboxLag, Store
+from sessions.store import Store
 
 _log = structlog.get_logger(__name__)
 
@@ -78,7 +79,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         # The lease is renewed until the last session is handed over; what others adopt before would be theirs and ours.
         await stack.enter_async_context(_running(node.run()))
         stack.callback(node.shut_down)
-        yield await _services(settings, stack, node=node, requests=requests, checks=checks, lag=store.lag)
+        yield await _services(
+            settings,
+            stack,
+            node=node,
+            requests=requests,
+            checks=checks,
+            store=store,
+            database=database,
+            archive=archive,
+        )
 
 
 async def run_writer(settings: Settings) -> None:
@@ -158,7 +168,9 @@ async def _services(
     node: Node,
     requests: RequestLog,
     checks: dict[str, Check],
-    lag: Callable[[], Awaitable[OutboxLag]],
+    store: Store,
+    database: Database,
+    archive: Archive,
 ) -> Services:
     client_key = settings.client_secret_key or settings.jwt_secret
     client_secrets = (
@@ -175,7 +187,7 @@ async def _services(
         build_id=settings.build_id,
         is_draining=lambda: node.is_draining,
         num_sessions=lambda: node.num_sessions,
-        lag=lag,
+        lag=store.lag,
     )
     return Services(
         node=node,
@@ -194,6 +206,11 @@ async def _services(
         ),
         requests=requests,
         health=health,
+        store=store,
+        database=database,
+        archive=archive,
+        access=Access(frozenset(settings.private_clients)),
+        audit=AuditTrail(store, now_ms=now_ms),
         models={served: served} | {alias: name or served for alias, name in settings.model_aliases.items()},
         served_model=served,
         allowed_origins=frozenset(settings.allowed_origins),

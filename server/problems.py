@@ -12,9 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
+from persistence.errors import ArchiveUnavailable, DatabaseUnavailable
 from server.tokens import AuthError
+from sessions.errors import SessionNotFound, StoreUnavailable
+from sessions.wire_errors import BadEvent
 
 log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 2
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 429: "rate_limit_exceeded"}
 
@@ -69,6 +74,23 @@ async def _on_auth_error(request: Request, error: Exception) -> Response:
     return auth_problem_response(error)
 
 
+async def _on_mistake(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BadEvent)
+    return problem_response(400, error.code, error.message, param=error.param)
+
+
+async def _on_unknown_session(request: Request, error: Exception) -> Response:
+    """A session that never was, or that is not for the caller's eyes: the two look alike."""
+    return problem_response(404, "not_found", "There is no such session.")
+
+
+async def _on_unavailable(request: Request, error: Exception) -> Response:
+    problem_id = new_problem_id()
+    log.warning("request.unavailable", error_id=problem_id, path=request.url.path, reason=type(error).__name__)
+    message = "What this needs cannot be reached now; try again soon."
+    return problem_response(503, "unavailable", message, headers={"retry-after": str(RETRY_AFTER_S)}, id=problem_id)
+
+
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = http.HTTPStatus(error.status_code).phrase
@@ -87,5 +109,10 @@ async def _on_exception(request: Request, error: Exception) -> Response:
 EXCEPTION_HANDLERS: Mapping[object, ExceptionHandler] = {
     AuthError: _on_auth_error,
     HTTPException: _on_http_exception,
+    BadEvent: _on_mistake,
+    SessionNotFound: _on_unknown_session,
+    StoreUnavailable: _on_unavailable,
+    DatabaseUnavailable: _on_unavailable,
+    ArchiveUnavailable: _on_unavailable,
     Exception: _on_exception,
 }

@@ -1,6 +1,5 @@
 """`POST /v1/realtime/client_secrets`, as OpenAI's: a backend asks for a short-lived secret that a browser may open sessions with."""
 
-from contextlib import aclosing
 from typing import Literal
 
 import msgspec
@@ -10,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from ulid import ULID
 
+from server.api.query import read_body
 from server.auth import credentials
 from server.client_secrets import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, SessionTooLarge
 from server.problems import problem_response
@@ -20,8 +20,6 @@ from sessions.server_events import SessionObject, session_object
 from sessions.wire_errors import BadEvent, from_validation_error
 
 PATH = "/v1/realtime/client_secrets"
-MAX_BODY_BYTES = 64 * 1024
-MAX_DROPPED_BYTES = 1024 * 1024
 
 
 class _ExpiresAfter(Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,9 +49,7 @@ def client_secret_routes() -> list[Route]:
         request.state.user_id = principal.subject
         if client_secrets is None:
             return problem_response(501, "not_configured", "This server has no key for client secrets.")
-        body = await _read_body(request)
-        if body is None:
-            return problem_response(413, "request_too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        body = await read_body(request)
         try:
             seconds, session, config = _parse(body, services.served_model)
         except BadEvent as error:
@@ -72,20 +68,6 @@ def client_secret_routes() -> list[Route]:
         )
 
     return [Route(PATH, create, methods=["POST"])]
-
-
-async def _read_body(request: Request) -> bytes | None:
-    """The body, or None when it is too large. Of that a part is read and dropped, so that its sender sees the answer, not a reset."""
-    body = bytearray()
-    num_bytes = 0
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            num_bytes += len(chunk)
-            if num_bytes <= MAX_BODY_BYTES:
-                body += chunk
-            elif num_bytes > MAX_DROPPED_BYTES:
-                return None
-    return bytes(body) if num_bytes <= MAX_BODY_BYTES else None
 
 
 def _parse(body: bytes, served_model: str) -> tuple[int, bytes, SessionConfig]:

@@ -12,7 +12,8 @@ from openai.types.realtime import RealtimeSessionCreateResponse
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.client_secrets import MAX_BODY_BYTES, client_secret_routes
+from server.api.client_secrets import client_secret_routes
+from server.api.query import MAX_BODY_BYTES
 from server.auth import Authenticator
 from server.client_secrets import ClientSecrets
 from server.problems import EXCEPTION_HANDLERS

@@ -12,6 +12,7 @@ from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
 from server.client_secrets import ClientSecrets
+from server.development_tokens import DevelopmentTokens
 from server.health import Health
 from server.node import Node
 from server.request_log import RequestLog
@@ -27,11 +28,15 @@ class EventLimits(Struct, frozen=True):
 
 
 class Services(Struct, frozen=True):
-    """The node and what stands at its door. `models` maps every name a session may ask for to the served model's name."""
+    """The node, what stands at its door, and where it remembers.
+
+    `models` maps every name a session may ask for to the served model's name.
+    """
 
     node: Node
     authenticator: Authenticator
     client_secrets: ClientSecrets | None
+    development_tokens: DevelopmentTokens | None
     admission: Admission
     requests: RequestLog
     health: Health

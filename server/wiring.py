@@ -18,6 +18,7 @@ from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
 from server.client_secrets import ClientSecrets
+from server.development_tokens import DevelopmentTokens
 from server.health import Check, Health
 from server.identifiers import new_id
 from server.jwks import open_jwks
@@ -201,6 +202,7 @@ async def _services(
             client_secrets=client_secrets.verify if client_secrets else None,
         ),
         client_secrets=client_secrets,
+        development_tokens=_development_tokens(settings),
         admission=Admission(
             max_per_user=settings.max_connections_per_user, max_per_address=settings.max_connections_per_address
         ),
@@ -217,6 +219,17 @@ async def _services(
         event_limits=EventLimits(settings.events_per_s, settings.events_burst),
         max_session_s=settings.max_session_s,
         is_development=not settings.is_production,
+    )
+
+
+def _development_tokens(settings: Settings) -> DevelopmentTokens | None:
+    if settings.is_production or settings.jwt_secret is None or "HS256" not in settings.algorithms:
+        return None
+    return DevelopmentTokens(
+        settings.jwt_secret.get_secret_value().encode(),
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        max_ttl_s=settings.jwt_max_ttl_s,
     )
 
 

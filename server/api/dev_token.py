@@ -1,17 +1,28 @@
-"""`POST /dev/token`: a client secret for the pages, in development only, only on this machine and only for a page of this very server."""
+"""`POST /dev/token`: a token for the pages, in development only, only on this machine and only for a page of this very server.
+
+The conversation page asks for nothing and gets a client secret of a user; `{"role": "support"}` gets an access token of staff.
+"""
 
 import time
+from typing import Literal
 
-import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.api.answer import answer
+from server.api.query import body_of
 from server.auth import LOOPBACK, AuthError, Principal, check_origin
+from server.problems import problem_response
 from server.services import services_of
 
 TTL_S = 600
 LIFE_S = 24 * 3600
+
+
+class _Wish(Struct, frozen=True, forbid_unknown_fields=True):
+    role: Literal["user", "support", "admin"] = "user"
 
 
 async def _create(request: Request) -> Response:
@@ -22,12 +33,18 @@ async def _create(request: Request) -> Response:
             "not_local", "Tokens are given away only on the server's own machine; use `flueman token`.", status=403
         )
     check_origin(request.headers, services.allowed_origins, development=True)
+    wish = await body_of(request, _Wish)
+    if wish.role != "user":
+        if services.development_tokens is None:
+            message = "This server has no key to sign tokens with; they come from the issuer of its public keys."
+            return problem_response(501, "not_configured", message)
+        token = services.development_tokens.mint(wish.role)
+        return answer({"value": token.value, "expires_at": token.expires_at, "model": services.served_model})
     assert services.client_secrets is not None
     expires_at = int(time.time()) + LIFE_S
     principal = Principal("developer", "user", frozenset(), "page", expires_at, "dev")
     secret = services.client_secrets.mint(principal, b'{"type":"realtime"}', ttl_s=TTL_S)
-    body = {"value": secret.value, "expires_at": secret.expires_at, "model": services.served_model}
-    return Response(msgspec.json.encode(body), headers={"cache-control": "no-store"}, media_type="application/json")
+    return answer({"value": secret.value, "expires_at": secret.expires_at, "model": services.served_model})
 
 
 def dev_token_routes() -> list[Route]:

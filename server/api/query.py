@@ -52,7 +52,7 @@ async def body_of(request: Request, kind: type[T]) -> T:
     """The JSON body; `BadEvent` where it is not what is expected, 413 where it is too large."""
     body = await read_body(request)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
         raise refusal(error) from error
     except (msgspec.DecodeError, RecursionError) as error:

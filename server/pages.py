@@ -1,4 +1,7 @@
-"""The pages: `server/web` as static files under a strict content policy. Knows no session, no token and no user."""
+"""The pages: `server/web` as static files under a strict content policy. Knows no session, no token and no user.
+
+The console's addresses (`/console/…`) are all one page, which finds its way by itself, so that a search or a session can be linked to.
+"""
 
 from os import PathLike, stat_result
 from pathlib import Path
@@ -51,17 +54,22 @@ class PageFiles(StaticFiles):
 
 
 def page_routes() -> list[BaseRoute]:
-    """Routes for `/`, `/favicon.ico` and `/web/…`; GET and HEAD only."""
+    """Routes for `/`, `/console…`, `/favicon.ico` and `/web/…`; GET and HEAD only."""
     files = PageFiles(directory=WEB_DIRECTORY)
 
     async def conversation(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)
+
+    async def console(request: Request) -> Response:
+        return await files.get_response("console/index.html", request.scope)
 
     async def icon(request: Request) -> Response:
         return await files.get_response("favicon.svg", request.scope)
 
     return [
         Route("/", conversation, methods=["GET"]),
+        Route("/console", console, methods=["GET"]),
+        Route("/console/{place:path}", console, methods=["GET"]),
         Route("/favicon.ico", icon, methods=["GET"]),
         Mount("/web", files, name="web"),
     ]

@@ -1,0 +1,321 @@
+"""The console's pages with a made-up server behind them: answers shaped as the real ones, and each state of them when a test wants it."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from server.pages import page_routes
+from tests.browser.stub_recording import BEGAN_MS, Recording, rating_of
+from tests.services import free_port
+
+Json = dict[str, Any]
+TOKENS = {"support-token": "support", "admin-token": "admin"}
+SEEN_AT_ONCE = "conversation.item.done", "response.output_text.done"
+
+
+@dataclass
+class Stub:
+    """What the server says. `refuse`: path → status, to say no with; `asked`: queries and bodies by path."""
+
+    port: int
+    sessions: list[Json] = field(default_factory=list)
+    recordings: dict[str, Recording] = field(default_factory=dict)
+    details: dict[str, Json] = field(default_factory=dict)
+    days: list[Json] = field(default_factory=list)
+    audits: list[Json] = field(default_factory=list)
+    refuse: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, list[Json]] = field(default_factory=dict)
+    updates: list[Json] = field(default_factory=list)
+    is_live: bool = False
+    gaps: list[tuple[int, int, str]] = field(default_factory=list)
+    find: Callable[[Json], Json] | None = None
+
+    @property
+    def url(self) -> str:
+        """The console."""
+        return f"http://127.0.0.1:{self.port}/console"
+
+    def add(self, recording: Recording, **changes: object) -> Json:
+        """A session of it, which can be found and played."""
+        feedback = changes.pop("feedback", [])
+        notes = changes.pop("notes", [])
+        extent = changes.pop("extent", {})
+        summary = {
+            "session_id": recording.session_id,
+            "user_id": "anna",
+            "client_id": "kiosk",
+            "model": recording.model,
+            "status": "ended",
+            "created_ms": BEGAN_MS,
+            "updated_ms": BEGAN_MS + recording.now_ms,
+            "ended_ms": BEGAN_MS + recording.now_ms,
+            "num_turns": len(recording.turns),
+            "num_answers": len(recording.answers),
+            "num_errors": sum(answer["status"] == "failed" for answer in recording.answers),
+            "num_interruptions": sum(answer["status"] == "cancelled" for answer in recording.answers),
+            "num_up": 0,
+            "num_down": 0,
+            "max_first_token_ms": max((a["first_token_ms"] - a["created_ms"] for a in recording.answers), default=None),
+            "first_text": recording.turns[0]["text"] if recording.turns else None,
+            "snippet": None,
+            **changes,
+        }
+        assert isinstance(feedback, list)
+        assert isinstance(notes, list)
+        assert isinstance(extent, dict)
+        summary["num_up"] = sum(rating["rating"] == "up" for rating in feedback)
+        summary["num_down"] = sum(rating["rating"] == "down" for rating in feedback)
+        self.sessions.append(summary)
+        self.recordings[recording.session_id] = recording
+        self.details[recording.session_id] = {
+            "session": summary,
+            "extent": recording.extent | extent,
+            "turns": recording.turns,
+            "answers": recording.answers,
+            "feedback": feedback,
+            "notes": notes,
+            "audit_id": "audit_1",
+        }
+        return summary
+
+
+def _problem(status: int) -> Response:
+    code = {401: "invalid_token", 404: "not_found", 503: "database_unavailable"}.get(status, "invalid_request")
+    message = {404: "Not Found.", 503: "The database is away."}.get(status, "This was refused.")
+    return JSONResponse(
+        {"error": {"message": message, "type": "x", "code": code, "param": None, "id": "err_1234"}}, status
+    )
+
+
+def _app(stub: Stub) -> Starlette:
+    def guarded(answer: Callable[[Request, Json], Response]) -> Callable[[Request], Any]:
+        async def respond(request: Request) -> Response:
+            token = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if token not in TOKENS:
+                return _problem(401)
+            body = await request.json() if request.method == "POST" else {}
+            stub.asked.setdefault(request.url.path, []).append(body or dict(request.query_params))
+            if request.url.path in stub.refuse:
+                return _problem(stub.refuse[request.url.path])
+            return answer(request, body)
+
+        return respond
+
+    def me(request: Request, _: Json) -> Response:
+        role = TOKENS[request.headers["authorization"].removeprefix("Bearer ")]
+        facts = {
+            "subject": "sam",
+            "role": role,
+            "client_id": "kiosk",
+            "scopes": [],
+            "expires_at": int(time.time()) + 3600,
+        }
+        return JSONResponse(facts)
+
+    def sessions(request: Request, _: Json) -> Response:
+        query = dict(request.query_params)
+        if stub.find:
+            return JSONResponse(stub.find(query))
+        start = int(query.get("after", "0"))
+        page = stub.sessions[start : start + int(query["limit"])]
+        after = start + len(page)
+        more = str(after) if after < len(stub.sessions) else None
+        return JSONResponse({"data": page, "next": more, "searched_to_ms": None})
+
+    def session(request: Request, _: Json) -> Response:
+        found = stub.details.get(request.path_params["id"])
+        return JSONResponse(found) if found else _problem(404)
+
+    def export(request: Request, _: Json) -> Response:
+        recording = stub.recordings[request.path_params["id"]]
+        lines = [
+            json.dumps({"sequence": e["sequence_number"], "at_ms": BEGAN_MS + at, "event": e})
+            for at, e in recording.events
+        ]
+        return PlainTextResponse("\n".join(lines) + "\n", media_type="application/x-ndjson")
+
+    def note(request: Request, body: Json) -> Response:
+        notes = stub.details[request.path_params["id"]]["notes"]
+        notes.append(
+            {"note_id": f"note_{len(notes)}", "author_id": "sam", "created_ms": BEGAN_MS, "position_ms": None, **body}
+        )
+        return JSONResponse({"note": notes[-1]}, 201)
+
+    def feedback(request: Request, body: Json) -> Response:
+        made = rating_of(
+            body["session_id"], body["item_id"], user_id="sam", role="support", rated_ms=BEGAN_MS, **body["feedback"]
+        )
+        kept = stub.details[body["session_id"]]["feedback"]
+        kept[:] = [one for one in kept if one["feedback_id"] != made["feedback_id"]] + [made]
+        return JSONResponse({"feedback": made}, 201)
+
+    def overview(request: Request, _: Json) -> Response:
+        model = request.query_params.get("model")
+        return JSONResponse({"days": [day for day in stub.days if model in (None, day["model"])]})
+
+    def audit(request: Request, _: Json) -> Response:
+        return JSONResponse({"data": stub.audits, "has_more": False, "next": None})
+
+    async def realtime(socket: WebSocket) -> None:
+        await Playback(stub, socket).run()
+
+    return Starlette(
+        routes=[
+            Route("/v1/me", guarded(me)),
+            Route("/v1/sessions", guarded(sessions)),
+            Route("/v1/sessions/{id}", guarded(session)),
+            Route("/v1/sessions/{id}/export", guarded(export)),
+            Route("/v1/sessions/{id}/notes", guarded(note), methods=["POST"]),
+            Route("/v1/feedback", guarded(feedback), methods=["POST"]),
+            Route("/v1/overview", guarded(overview)),
+            Route("/v1/audit", guarded(audit)),
+            WebSocketRoute("/v1/realtime", realtime),
+            *page_routes(),
+        ]
+    )
+
+
+class Playback:
+    """A replay on one connection."""
+
+    def __init__(self, stub: Stub, socket: WebSocket) -> None:
+        self._stub = stub
+        self._socket = socket
+        query = socket.query_params
+        self._recording = stub.recordings.get(query["replay"])
+        self._speed = float(query.get("speed", "1"))
+        self._is_paused = query.get("paused") == "true"
+        self._position = float(query.get("position", "0"))
+        self._max_silence_ms: int | None = None
+        self._next = 0
+        self._is_done = False
+
+    async def run(self) -> None:
+        """Until the client leaves."""
+        await self._socket.accept(subprotocol="realtime")
+        await self._restart()
+        listening = asyncio.create_task(self._socket.receive_json())
+        try:
+            while True:
+                wait_s = self._wait_s()
+                began = time.monotonic()
+                done, _ = await asyncio.wait([listening], timeout=wait_s)
+                if not self._is_paused and not self._is_done:
+                    self._position += (time.monotonic() - began) * 1000 * self._speed
+                if done:
+                    await self._update(
+                        listening.result()["replay"] if "replay" in listening.result() else listening.result()
+                    )
+                    listening = asyncio.create_task(self._socket.receive_json())
+                else:
+                    await self._step()
+        except WebSocketDisconnect:
+            pass
+        finally:
+            listening.cancel()
+
+    def _wait_s(self) -> float | None:
+        events = self._recording.events if self._recording else []
+        if self._is_paused or self._is_done:
+            return None
+        if self._next >= len(events):
+            return 0
+        silence_ms = events[self._next][0] - self._position
+        if self._max_silence_ms is not None and silence_ms > self._max_silence_ms:
+            self._position = events[self._next][0] - self._max_silence_ms
+        return max(0.0, (events[self._next][0] - self._position) / self._speed / 1000)
+
+    async def _step(self) -> None:
+        assert self._recording
+        if self._next >= len(self._recording.events):
+            self._is_done = True
+            if not self._stub.is_live:
+                await self._socket.send_json(
+                    {"type": "avatar.replay.done", "event_id": "d", "position": int(self._position)}
+                )
+            return
+        await self._send(self._next)
+        self._position = self._recording.events[self._next][0]
+        self._next += 1
+
+    async def _send(self, index: int) -> None:
+        assert self._recording
+        for first, last, reason in self._stub.gaps:
+            if index + 1 == first:
+                hole = {"first_sequence_number": first, "last_sequence_number": last, "reason": reason}
+                await self._socket.send_json({"type": "avatar.replay.gap", "event_id": "g", **hole})
+            if first <= index + 1 <= last:
+                return
+        await self._socket.send_json(self._recording.events[index][1])
+
+    async def _update(self, change: Json) -> None:
+        self._stub.updates.append(change)
+        self._speed = change.get("speed", self._speed)
+        self._is_paused = change.get("paused", self._is_paused)
+        self._max_silence_ms = change.get("max_silence_ms", self._max_silence_ms)
+        if "position" in change:
+            self._position = change["position"]
+            await self._restart()
+        else:
+            await self._tell(restarted=False)
+
+    async def _restart(self) -> None:
+        assert self._recording
+        self._is_done = False
+        await self._tell(restarted=True)
+        past = [event for at, event in self._recording.events if at <= self._position]
+        finished = {event["item_id"] for event in past if event["type"] == "response.output_text.done"}
+        for index, event in enumerate(past):
+            if event["type"] != "response.output_text.delta" or event["item_id"] not in finished:
+                await self._send(index)
+        self._next = len(past)
+
+    async def _tell(self, *, restarted: bool) -> None:
+        assert self._recording
+        holes = [
+            {"first_sequence_number": a, "last_sequence_number": b, "reason": why} for a, b, why in self._stub.gaps
+        ]
+        replay = {
+            "session_id": self._recording.session_id,
+            "speed": self._speed,
+            "paused": self._is_paused,
+            "position": int(self._position),
+            "duration": self._recording.events[-1][0],
+            "max_silence_ms": self._max_silence_ms,
+            "first_sequence_number": 1,
+            "last_sequence_number": len(self._recording.events),
+            "is_live": self._stub.is_live,
+            "restarted": restarted,
+            "holes": holes,
+        }
+        await self._socket.send_json({"type": "avatar.replay.updated", "event_id": "u", "replay": replay})
+
+
+@contextmanager
+def running_stub() -> Iterator[Stub]:
+    """A stub that answers, in a thread of its own."""
+    stub = Stub(free_port())
+    config = uvicorn.Config(_app(stub), port=stub.port, log_level="warning", ws="websockets-sansio", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield stub
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join()

@@ -1,6 +1,6 @@
 """Who may look at whose sessions, and the trail of those who did. Decides by the principal alone; reads no session and no table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -86,8 +86,12 @@ class AuditTrail:
         *,
         session_id: str | None = None,
         detail: Mapping[str, Fact] | None = None,
+        records: Sequence[bytes] = (),
     ) -> str:
-        """The entry's id, once the outbox holds it; `StoreUnavailable` otherwise, and then nothing may be shown."""
+        """The entry's id, once the outbox holds it; `StoreUnavailable` otherwise, and then nothing may be shown.
+
+        `records` are what the entry is about: they go to the outbox in one call with it.
+        """
         audit_id = new_id("audit_")
         record = AuditRecord(
             audit_id=audit_id,
@@ -99,5 +103,5 @@ class AuditTrail:
             detail=msgspec.Raw(msgspec.json.encode(detail or {})),
             at_ms=self._now_ms(),
         )
-        await self._store.enqueue([encode_record(record)])
+        await self._store.enqueue([encode_record(record), *records])
         return audit_id

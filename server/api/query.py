@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -29,6 +29,10 @@ _CODES = {
     "of length >=": "string_below_min_length",
     "of length <=": "string_above_max_length",
 }
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """A query without parameters."""
 
 
 def query_of(request: Request, kind: type[T]) -> T:

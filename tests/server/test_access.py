@@ -102,6 +102,16 @@ async def test_an_entry_is_in_the_outbox_when_its_id_is_known(sqlite_store: Sqli
     assert msgspec.json.decode(record.detail) == {"text": "\x1b<b>…", "limit": 50, "after": None}
 
 
+async def test_an_entry_and_what_it_is_about_go_to_the_outbox_together(sqlite_store: SqliteStore) -> None:
+    """P3."""
+    trail = AuditTrail(sqlite_store, now_ms=lambda: NOW_MS)
+
+    await trail.write(make_principal(), "note.create", records=[b'{"record":"note"}'])
+
+    first, second = await sqlite_store.take("test", 10, 0)
+    assert (b'"audit"' in first.record, second.record) == (True, b'{"record":"note"}')
+
+
 async def test_what_the_outbox_does_not_take_is_an_error_for_whoever_wants_to_show_it(tmp_path: Path) -> None:
     """P9."""
 

@@ -14,7 +14,14 @@ import structlog
 from engine.base import EngineError, EngineOverloaded, PromptTooLong
 from server.feed import Connection, Feed, WindowGone, read_journal
 from server.identifiers import new_id
-from sessions.client_events import ItemCreate, RefusedEvent, ResponseCreate, decode_client_event
+from sessions.client_events import (
+    FeedbackCreate,
+    FeedbackDelete,
+    ItemCreate,
+    RefusedEvent,
+    ResponseCreate,
+    decode_client_event,
+)
 from sessions.dialogue import Dialogue, EndReason
 from sessions.effects import Close, Effects
 from sessions.errors import StoreUnavailable
@@ -37,6 +44,8 @@ _CLOSING = BadEvent("server_error", "The session is closing; connect again.", ty
 _STORE_AWAY = BadEvent(
     "server_error", "The conversation cannot be stored now; try again in 2 seconds.", type="server_error"
 )
+# What adds to the outbox: refused while that is full, or while nothing can be journaled.
+_Recorded = ItemCreate | ResponseCreate | FeedbackCreate | FeedbackDelete
 _UNCONTINUABLE = "The server that was answering stopped, and the answer could not be continued."
 
 
@@ -147,11 +156,11 @@ class LiveSession:
         except RefusedEvent as refused:
             self._apply(self._dialogue.refuse(refused))
             return
-        if isinstance(event, ItemCreate | ResponseCreate) and self._refuses(event):
+        if isinstance(event, _Recorded) and self._refuses(event):
             return
         self._apply(self._dialogue.receive(event, self._node.now_ms()))
 
-    def _refuses(self, event: ItemCreate | ResponseCreate) -> bool:
+    def _refuses(self, event: _Recorded) -> bool:
         node = self._node
         if node.journal.failure() is not None:
             # Nothing can be journaled, so this one event is sent without; it says nothing of the conversation.

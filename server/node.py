@@ -46,6 +46,8 @@ class NodeLimits(Protocol):
     @property
     def max_item_chars(self) -> int: ...
     @property
+    def feedback_reasons(self) -> tuple[str, ...]: ...
+    @property
     def max_outbox_records(self) -> int: ...
     @property
     def resume_grace_s(self) -> float: ...
@@ -93,6 +95,7 @@ class Node:
             max_answers=limits.max_responses_per_session,
             max_instructions_chars=limits.max_instructions_chars,
             max_item_chars=limits.max_item_chars,
+            feedback_reasons=limits.feedback_reasons,
         )
 
     @property

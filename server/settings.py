@@ -26,6 +26,7 @@ TEST_PREFIX = "FLUEMAN_TEST_"  # read by the tests alone
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = str(ROOT / "engine" / "demo_model")
 MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as the hash
+MAX_REASON_CHARS = 64
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
@@ -125,6 +126,14 @@ def _known_algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in SECRET_ALGORITHMS + PUBLIC_KEY_ALGORITHMS]:
         raise ValueError(f"{len(unknown)} unknown; known are {', '.join(SECRET_ALGORITHMS + PUBLIC_KEY_ALGORITHMS)}")
     return names
+
+
+def _short_words(words: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(words)) != len(words) or not all(
+        0 < len(word) <= MAX_REASON_CHARS and word.isprintable() for word in words
+    ):
+        raise ValueError(f"each must be printable, at most {MAX_REASON_CHARS} characters long, and there once")
+    return words
 
 
 def _build_id() -> str:
@@ -292,6 +301,10 @@ class Settings(BaseSettings):
     max_instructions_chars: Count = Field(32_768, description="longest instructions")
     max_item_chars: Count = Field(65_536, description="longest text of one item")
     max_items: Count = Field(2_000, description="most items of one dialogue")
+    feedback_reasons: Annotated[Names, AfterValidator(_short_words)] = Field(
+        ("inaccurate", "unsafe", "off-topic", "too-long", "too-slow", "other"),
+        description="reasons that a rating may give",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is logged"

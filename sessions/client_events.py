@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sessions.config import NULL, Json
+from sessions.feedback import Rating
 from sessions.generation import FunctionTool, ToolChoice
 from sessions.items import ItemStatus, Role
 from sessions.wire_errors import BadEvent, from_validation_error
@@ -83,6 +84,20 @@ class ResponseParams(Struct, frozen=True, forbid_unknown_fields=True):
     reasoning: Json = NULL
 
 
+class NewFeedback(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a user thinks of an answer, or of its text from `start` to `end`, in UTF-16 code units.
+
+    `rated_at_ms` is when it was chosen, for what had to wait to be sent; absent, that is now.
+    """
+
+    rating: Rating
+    reason: str | None = None
+    comment: str | None = None
+    start: int | None = None
+    end: int | None = None
+    rated_at_ms: int | None = None
+
+
 class _ClientEvent(Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
     event_id: str | None = None
 
@@ -128,6 +143,20 @@ class AvatarItemTruncate(_ClientEvent, frozen=True, tag="avatar.item.truncate"):
     char_end: int
 
 
+class FeedbackCreate(_ClientEvent, frozen=True, tag="avatar.feedback.create"):
+    """Rate an answer; a later rating of it replaces an earlier one."""
+
+    item_id: str
+    feedback: NewFeedback
+
+
+class FeedbackDelete(_ClientEvent, frozen=True, tag="avatar.feedback.delete"):
+    """Withdraw a rating."""
+
+    feedback_id: str
+    rated_at_ms: int | None = None
+
+
 class ResponseCreate(_ClientEvent, frozen=True, tag="response.create"):
     """Ask for an answer."""
 
@@ -165,6 +194,8 @@ ClientEvent = (
     | ItemDelete
     | ItemTruncate
     | AvatarItemTruncate
+    | FeedbackCreate
+    | FeedbackDelete
     | ResponseCreate
     | ResponseCancel
     | InputAudioAppend

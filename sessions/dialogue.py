@@ -17,12 +17,14 @@ from sessions.config import SessionConfig, merge, parse_session_patch
 from sessions.conversation import Conversation
 from sessions.draft import Draft
 from sessions.effects import Close, Effects
+from sessions.feedback import Feedback
 from sessions.generation import Chunk, Prompt
 from sessions.items import Item
 from sessions.limits import DialogueLimits
 from sessions.listener import Listener
 from sessions.new_items import NewId
 from sessions.prompts import check_choice, check_instructions, make_answer, plan_response
+from sessions.ratings import Ratings
 from sessions.records import ArchiveRecord, SessionStatus, session_record
 from sessions.server_events import (
     ErrorEvent,
@@ -62,6 +64,7 @@ class Dialogue:
         "_listener",
         "_meta",
         "_new_id",
+        "_ratings",
         "_timeline",
         "config",
         "conversation_id",
@@ -109,6 +112,15 @@ class Dialogue:
             limits=limits,
             turn_id=state.turn_id,
             num_turns=state.num_turns,
+        )
+        self._ratings = Ratings(
+            self._draft,
+            self._timeline,
+            self._answering,
+            self._listener,
+            meta=meta,
+            limits=limits,
+            is_asked=state.rates or state.config.avatar is not None,
         )
         self._answers = self._answering.open
         self._broken: AbstractSet[str] = frozenset()
@@ -190,6 +202,7 @@ class Dialogue:
             answers=answers,
             listener=self._listener.state(),
             has_ended=self._has_ended,
+            rates=self._ratings.is_asked,
         )
         return encode_state(state)
 
@@ -229,7 +242,9 @@ class Dialogue:
     def greeting(self, *, resumed: bool, gap: bool) -> list[ServerEvent]:
         """What a resumed connection begins with, none of it journaled; with a gap, the history. `after_gap` says what follows that."""
         session = self._session_object(ResumptionOutcome(resumed=resumed, gap=gap))
-        history = resume.history(self._timeline, self._answers.values(), self._new_id) if gap else []
+        history = (
+            resume.history(self._timeline, self._answers.values(), self._ratings, new_id=self._new_id) if gap else []
+        )
         return [SessionCreated(self._new_id("event_"), session), *history]
 
     def after_gap(self, events: Sequence[bytes], first_sequence: int) -> list[tuple[int, bytes]]:
@@ -283,6 +298,20 @@ class Dialogue:
         except BadEvent as mistake:
             self._draft.emit(ErrorEvent, mistake.as_wire_error(event.event_id))
         return self._effects()
+
+    def check_rating(self, item_id: str, feedback: Feedback) -> None:
+        """`BadEvent` when `rate` would refuse it."""
+        self._ratings.check(item_id, feedback)
+
+    def rate(self, item_id: str, feedback: Feedback, now_ms: int) -> tuple[Feedback, Effects]:
+        """What the user chose by another way than the connection; what holds now. `BadEvent`, and no effects, where it cannot be taken."""
+        self._draft.begin()
+        current = self._ratings.add(item_id, feedback, now_ms)
+        return current, self._effects()
+
+    def rated_item(self, rating_id: str) -> str | None:
+        """The item that the user's rating of that id is of; None when there is no such rating here."""
+        return self._ratings.item_of(rating_id)
 
     def refuse(self, refused: RefusedEvent) -> Effects:
         """A frame that was no event of the protocol."""
@@ -361,6 +390,10 @@ class Dialogue:
                 )
             case incoming.AvatarItemTruncate():
                 conversation.truncate(event, now_ms)
+            case incoming.FeedbackCreate():
+                self._ratings.create(event, now_ms)
+            case incoming.FeedbackDelete():
+                self._ratings.delete(event, now_ms)
             case incoming.ResponseCreate():
                 self._create_response(event, now_ms)
             case incoming.ResponseCancel():
@@ -380,6 +413,7 @@ class Dialogue:
         check_instructions(config.instructions, self._limits, "session.instructions")
         check_choice(config.tool_choice, config.tools, "session.tool_choice")
         self.config = config
+        self._ratings.is_asked |= config.avatar is not None
         self._draft.changed()
         self._draft.emit(SessionUpdated, self._session_object())
 

@@ -10,3 +10,5 @@ class DialogueLimits(Struct, frozen=True):
     max_answers: int = 8
     max_instructions_chars: int = 32_768
     max_item_chars: int = 65_536
+    max_comment_chars: int = 2_000
+    feedback_reasons: tuple[str, ...] = ("inaccurate", "unsafe", "off-topic", "too-long", "too-slow", "other")

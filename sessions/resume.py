@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from sessions.answer import Answer
 from sessions.new_items import NewId
-from sessions.server_events import ItemAdded, ItemDone, ServerEvent
+from sessions.ratings import Ratings
+from sessions.server_events import FeedbackCreated, ItemAdded, ItemDone, ServerEvent
 from sessions.timeline import Timeline
 
 
@@ -18,20 +19,28 @@ class _Id(Struct, frozen=True):
     id: str = ""
 
 
+class _Rated(Struct, frozen=True):
+    item_id: str = ""
+
+
 class _Entry(Struct, frozen=True):
     type: str
     response_id: str = ""
     response: _Id = _Id()
     item: _Id = _Id()
+    item_id: str = ""
+    feedback: _Rated = _Rated()
 
 
 _decoder = msgspec.json.Decoder(_Entry)
 _ITEM_EVENTS = ("conversation.item.added", "conversation.item.done")
+_FEEDBACK_EVENTS = ("avatar.feedback.created", "avatar.feedback.deleted")
 
 
-def history(timeline: Timeline, answers: Collection[Answer], new_id: NewId) -> list[ServerEvent]:
-    """Every item but those of open answers, whose journaled events follow."""
+def history(timeline: Timeline, answers: Collection[Answer], ratings: Ratings, *, new_id: NewId) -> list[ServerEvent]:
+    """Every item but those of open answers, whose journaled events follow; then the ratings of these items."""
     events: list[ServerEvent] = []
+    rated: list[ServerEvent] = []
     left_out = _items_of(answers, timeline)
     previous: str | None = None
     for item in timeline:
@@ -40,7 +49,9 @@ def history(timeline: Timeline, answers: Collection[Answer], new_id: NewId) -> l
         events.append(ItemAdded(new_id("event_"), previous, item))
         events.append(ItemDone(new_id("event_"), previous, item))
         previous = item.id
-    return events
+        if (feedback := ratings.shown(item.id)) is not None:
+            rated.append(FeedbackCreated(new_id("event_"), feedback))
+    return events + rated
 
 
 def select_events(
@@ -71,4 +82,6 @@ def _is_of(event: bytes, response_ids: Container[str], item_ids: Container[str])
         return False
     if entry.type in _ITEM_EVENTS:
         return entry.item.id in item_ids
+    if entry.type in _FEEDBACK_EVENTS:
+        return (entry.item_id or entry.feedback.item_id) in item_ids
     return entry.response_id in response_ids or entry.response.id in response_ids

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from sessions.config import NULL, AvatarOptions, Json, ResumptionOptions, SessionConfig
+from sessions.feedback import Feedback, Rating
 from sessions.generation import FunctionTool, ToolChoice, Truncation
 from sessions.items import Item
 from sessions.wire_errors import WireError
@@ -197,6 +198,49 @@ class AvatarItemTruncated(Struct, frozen=True, tag_field="type", tag="avatar.ite
     char_end: int
 
 
+class FeedbackObject(Struct, frozen=True, kw_only=True):
+    """A rating as clients see it; `rating` is null once it is withdrawn."""
+
+    id: str
+    object: Literal["avatar.feedback"] = "avatar.feedback"
+    item_id: str
+    rating: Rating | None
+    reason: str | None
+    comment: str | None
+    start: int | None
+    end: int | None
+    rated_at_ms: int
+
+
+def feedback_object(feedback_id: str, item_id: str, feedback: Feedback) -> FeedbackObject:
+    """The rating of that item as clients see it."""
+    return FeedbackObject(
+        id=feedback_id,
+        item_id=item_id,
+        rating=feedback.rating,
+        reason=feedback.reason,
+        comment=feedback.comment,
+        start=feedback.start,
+        end=feedback.end,
+        rated_at_ms=feedback.rated_ms,
+    )
+
+
+class FeedbackCreated(Struct, frozen=True, tag_field="type", tag="avatar.feedback.created"):
+    """The user's rating of an answer is this, durably."""
+
+    event_id: str
+    feedback: FeedbackObject
+
+
+class FeedbackDeleted(Struct, frozen=True, tag_field="type", tag="avatar.feedback.deleted"):
+    """The user's rating of an answer is withdrawn, durably."""
+
+    event_id: str
+    feedback_id: str
+    item_id: str
+
+
 class InputAudioCleared(Struct, frozen=True, tag_field="type", tag="input_audio_buffer.cleared"):
     """Answers input_audio_buffer.clear."""
 
@@ -317,6 +361,8 @@ ServerEvent = (
     | ItemRetrieved
     | ItemDeleted
     | AvatarItemTruncated
+    | FeedbackCreated
+    | FeedbackDeleted
     | InputAudioCleared
     | ErrorEvent
     | ResponseCreated

@@ -46,7 +46,7 @@ class AnswerState(Struct, frozen=True, omit_defaults=True):
 
 
 class DialogueState(Struct, frozen=True, omit_defaults=True):
-    """All of it. `has_ended`: the session is over, until a client resumes it."""
+    """All of it. `has_ended`: the session is over, until a client resumes it. `rates`: the client knows of ratings, and is told of them."""
 
     config: SessionConfig
     turn_id: str | None = None
@@ -54,6 +54,7 @@ class DialogueState(Struct, frozen=True, omit_defaults=True):
     answers: tuple[AnswerState, ...] = ()
     listener: ListenerState = ListenerState()
     has_ended: bool = False
+    rates: bool = False
 
     @property
     def first_open_sequence(self) -> int | None:

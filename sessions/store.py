@@ -12,6 +12,7 @@ from typing import Literal, Protocol, Self
 import msgspec
 from msgspec import Struct
 
+from sessions.feedback import Feedback
 from sessions.items import Item
 
 AppendStatus = Literal["ok", "dup", "gap", "fenced", "gone"]
@@ -30,11 +31,12 @@ class SessionMeta(Struct, frozen=True):
     created_ms: int
 
 
-class PlacedItem(Struct, frozen=True):
-    """An item and its place: items are ordered by `rank`."""
+class PlacedItem(Struct, frozen=True, omit_defaults=True):
+    """An item, its place (items are ordered by `rank`), and what the session's user thinks of it."""
 
     rank: float
     item: Item
+    feedback: Feedback | None = None
 
 
 class Append(Struct):

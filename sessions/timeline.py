@@ -1,7 +1,10 @@
-"""The order of a dialogue's items: append, insert, replace, remove. Ranks are stored with the items, so that an insert moves no other."""
+"""The order of a dialogue's items: append, insert, replace, rate, remove. Ranks are stored with the items: an insert moves no other."""
 
 from collections.abc import Iterable, Iterator
 
+from msgspec import structs
+
+from sessions.feedback import Feedback
 from sessions.items import Item
 from sessions.store import PlacedItem
 
@@ -34,6 +37,11 @@ class Timeline:
         found = self._by_id.get(item_id)
         return found.item if found else None
 
+    def feedback(self, item_id: str) -> Feedback | None:
+        """What is thought of the item of that id; None when nothing is, or the item is gone."""
+        found = self._by_id.get(item_id)
+        return found.feedback if found else None
+
     def last_id(self) -> str | None:
         """The id of the last item."""
         return self._placed[-1].item.id if self._placed else None
@@ -60,7 +68,7 @@ class Timeline:
             return [self._put(index, PlacedItem(rank, item))]
         # Halving a gap some fifty times ends a float's precision: number all anew.
         self._put(index, PlacedItem(rank, item))
-        self._placed = [PlacedItem(float(position), entry.item) for position, entry in enumerate(self._placed)]
+        self._placed = [structs.replace(entry, rank=float(rank)) for rank, entry in enumerate(self._placed)]
         self._by_id = {entry.item.id: entry for entry in self._placed}
         return list(self._placed)
 
@@ -69,14 +77,21 @@ class Timeline:
         old = self._by_id.get(item.id)
         if old is None:
             return []
-        new = PlacedItem(old.rank, item)
-        self._placed[self._placed.index(old)] = new
-        self._by_id[item.id] = new
-        return [new]
+        return [self._swap(old, structs.replace(old, item=item))]
+
+    def rate(self, item_id: str, feedback: Feedback) -> list[PlacedItem]:
+        """Keep the feedback with the item of that id, which must be there; what is to be saved."""
+        old = self._by_id[item_id]
+        return [self._swap(old, structs.replace(old, feedback=feedback))]
 
     def remove(self, item_id: str) -> None:
         """Forget the item of that id, which must be there."""
         self._placed.remove(self._by_id.pop(item_id))
+
+    def _swap(self, old: PlacedItem, new: PlacedItem) -> PlacedItem:
+        self._placed[self._placed.index(old)] = new
+        self._by_id[new.item.id] = new
+        return new
 
     def _put(self, index: int, entry: PlacedItem) -> PlacedItem:
         self._placed.insert(index, entry)

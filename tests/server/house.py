@@ -33,6 +33,7 @@ class Limits(Struct, frozen=True):
     max_responses_per_session: int = 4
     max_instructions_chars: int = 1000
     max_item_chars: int = 1000
+    feedback_reasons: tuple[str, ...] = ("inaccurate", "other")
     max_outbox_records: int = 1000
     resume_grace_s: float = 30.0
     lease_s: float = 0.3

@@ -204,6 +204,10 @@ def _shown_default(field: FieldInfo) -> str:
     default = field.default
     if field.default_factory is not None or default is None or default == () or default == DEMO_MODEL:
         return ""
+    if isinstance(default, tuple):
+        return ",".join(default)
+    if isinstance(default, bool):
+        return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

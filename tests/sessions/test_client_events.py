@@ -19,6 +19,8 @@ KINDS = [
     "conversation.item.delete",
     "conversation.item.truncate",
     "avatar.item.truncate",
+    "avatar.feedback.create",
+    "avatar.feedback.delete",
     "response.create",
     "response.cancel",
     "input_audio_buffer.append",
@@ -30,7 +32,7 @@ NAMES = [
     "type", "event_id", "session", "item", "item_id", "previous_item_id", "response", "response_id", "content", "id", "role", "text",
     "instructions", "tools", "tool_choice", "name", "parameters", "audio", "input", "output", "metadata", "conversation", "call_id",
     "arguments", "max_output_tokens", "truncation", "prompt", "avatar", "resumption", "content_index", "audio_end_ms", "char_end",
-    "format", "rate",
+    "format", "rate", "feedback", "feedback_id", "rating", "reason", "comment", "start", "end", "rated_at_ms",
 ]  # fmt: skip
 WORDS = [
     *KINDS,
@@ -44,6 +46,8 @@ WORDS = [
     "none",
     "auto",
     "inf",
+    "up",
+    "other",
 ]
 json_values = st.recursive(
     st.none()

@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from sessions.feedback import feedback_id
 from sessions.generation import Chunk, FinishReason
 from sessions.limits import DialogueLimits
 from sessions.server_events import encode_event
 from sessions.state import decode_state
 from sessions.utf16 import num_units
-from tests.sessions.builders import Json, Talk, fold, json_of, make_call_chunk, make_chunk, user_item, wire_items
+from tests.sessions.builders import META, Json, Talk, fold, json_of, make_call_chunk, make_chunk, user_item, wire_items
 from tests.sessions.scripts import Script, cuttings, generate, scripts
 
 # Few ids, so that items meet their like: deleted, created again, created twice, referred to when gone.
@@ -60,6 +61,19 @@ class AnySchedule(RuleBasedStateMachine):
         events = self.talk.send("conversation.item.delete", item_id=item_id)
         if events[-1]["type"] == "conversation.item.deleted":
             self._write(item_id, None)
+
+    @rule(item_id=ids, rating=st.sampled_from(["up", "down"]), ago_ms=st.one_of(st.none(), st.integers(-1, 3)))
+    def rate_item(self, item_id: str, rating: str, ago_ms: int | None) -> None:
+        when = {} if ago_ms is None else {"rated_at_ms": self.talk.now_ms - ago_ms}
+        [event] = self.talk.send("avatar.feedback.create", item_id=item_id, feedback={"rating": rating, **when})
+        item = next((item for item in wire_items(self.talk.dialogue) if item["id"] == item_id), {})
+        assert (event["type"] != "error") == (item.get("role") == "assistant")
+
+    @rule(item_id=ids)
+    def withdraw_rating(self, item_id: str) -> None:
+        rating_id = feedback_id(META.session_id, item_id, META.user_id)
+        [event] = self.talk.send("avatar.feedback.delete", feedback_id=rating_id)
+        assert event["type"] in ("error", "avatar.feedback.deleted")
 
     @rule(item_id=ids)
     def retrieve_item(self, item_id: str) -> None:
@@ -169,6 +183,8 @@ class AnySchedule(RuleBasedStateMachine):
         first = talk.dialogue.first_open_sequence or len(talk.journal) + 1
         history = [json_of(encode_event(event)) for event in talk.dialogue.greeting(resumed=False, gap=True)[1:]]
         followed = [json_of(event) for _, event in talk.dialogue.after_gap(talk.journal[first - 1 :], first)]
+        held = {entry.item.id: entry.feedback.rating for entry in talk.dialogue.placed_items if entry.feedback}
+        assert folded_ratings(history + followed) == {item_id: rating for item_id, rating in held.items() if rating}
         given = {event["item"]["id"]: event["item"] for event in followed if event["type"].startswith("conversation.")}
         seen = {item["id"]: item for item in fold(history)}
         assert not given.keys() & seen.keys(), "an item came twice"
@@ -200,7 +216,7 @@ class AnySchedule(RuleBasedStateMachine):
     def another_node_would_load_the_same_dialogue(self) -> None:
         """P4."""
         again = self.talk.rebuilt()
-        assert (again.items, again.config) == (self.talk.dialogue.items, self.talk.dialogue.config)
+        assert (again.placed_items, again.config) == (self.talk.dialogue.placed_items, self.talk.dialogue.config)
 
     @invariant()
     def what_a_client_was_given_is_recorded_as_sent(self) -> None:
@@ -273,6 +289,23 @@ def of_wire(item: Json) -> Json:
     if item["type"] == "message":
         return {"text": "".join(part["text"] for part in item["content"])}
     return {"name": item["name"], "arguments": item["arguments"]}
+
+
+def folded_ratings(events: list[Json]) -> dict[str, str]:
+    """The ratings as a client sees them that believes the events; of an item that it was told of before."""
+    ratings: dict[str, str] = {}
+    told: set[str] = set()
+    for event in events:
+        match event["type"]:
+            case "conversation.item.added":
+                told.add(event["item"]["id"])
+            case "avatar.feedback.created":
+                assert event["feedback"]["item_id"] in told
+                ratings[event["feedback"]["item_id"]] = event["feedback"]["rating"]
+            case "avatar.feedback.deleted":
+                assert event["item_id"] in told
+                ratings.pop(event["item_id"], None)
+    return ratings
 
 
 def check_texts(events: list[Json]) -> None:

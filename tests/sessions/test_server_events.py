@@ -35,6 +35,8 @@ def everything() -> list[dict[str, Any]]:
     talk.ask()
     talk.send("response.cancel")
     talk.send("avatar.item.truncate", item_id="item_1", content_index=0, char_end=2)
+    rated = talk.send("avatar.feedback.create", item_id="item_1", feedback={"rating": "up", "start": 0, "end": 2})
+    talk.send("avatar.feedback.delete", feedback_id=rated[0]["feedback"]["id"])
     talk.send("conversation.item.retrieve", item_id="mine")
     talk.send("conversation.item.delete", item_id="mine")
     talk.send("conversation.item.delete", item_id="mine", event_id="again")

@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sessions.feedback import Feedback
 from sessions.items import InputText, Item, MessageItem
 from sessions.store import PlacedItem
 from sessions.timeline import Timeline
@@ -47,6 +48,20 @@ def test_replace_keeps_the_place() -> None:
     assert saved == [PlacedItem(1.0, make_item("a", "new"))]
     assert ids(timeline) == ["a", "b"]
     assert timeline.get("a") == make_item("a", "new")
+
+
+def test_what_is_thought_of_an_item_stays_with_it_until_it_is_removed() -> None:
+    timeline = Timeline([make_placed("a", 1.0), make_placed("b", 2.0)])
+    feedback = Feedback(rating="down", rated_ms=1)
+
+    saved = timeline.rate("a", feedback)
+    timeline.replace(make_item("a", "new"))
+
+    assert saved == [PlacedItem(1.0, make_item("a"), feedback)]
+    assert timeline.placed[0] == PlacedItem(1.0, make_item("a", "new"), feedback)
+    assert [timeline.feedback(item_id) for item_id in "abc"] == [feedback, None, None]
+    timeline.remove("a")
+    assert timeline.feedback("a") is None
 
 
 def test_replacing_what_is_gone_saves_nothing() -> None:

@@ -5,6 +5,8 @@ A row with a negative `sequence` is a stub: something named its id before its ow
 
 from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 
+# Imported so that the metadata is whole for whoever asks for it here.
+from persistence import search_tables as search_tables
 from persistence.schema import JsonDocument, UtcTime, ascii_text, long_text, make_table
 from persistence.schema import metadata as metadata
 

@@ -170,6 +170,11 @@ class RedisStore:
             return None
         return Glimpse(_decode_meta(meta), int(next_sequence), int(archived_sequence), has_owner=owner is not None)
 
+    async def item(self, session_id: str, item_id: str) -> PlacedItem | None:
+        key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:items"
+        (placed,) = await self._ask(("HGET", key, item_id))
+        return None if placed is None else decode_placed(placed)
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         lease_ms = max(1, int(lease_s * 1000))
         replies = await self._run_everywhere(_RENEW, owner, lease_ms)

@@ -104,6 +104,9 @@ class SqliteStore:
     async def peek(self, session_id: str) -> Glimpse | None:
         return await self._run(transactions.peek, session_id, _now_ms())
 
+    async def item(self, session_id: str, item_id: str) -> PlacedItem | None:
+        return await self._run(transactions.item, session_id, item_id, _now_ms())
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         self._lease_ms[owner] = max(1, int(lease_s * 1000))
         taken = await self._run(transactions.renew, self._claimer(owner))

@@ -131,6 +131,16 @@ def peek(database: sqlite3.Connection, session_id: str, now_ms: int) -> Glimpse 
     return Glimpse(_decode_meta(meta), next_sequence, archived_sequence, has_owner=bool(has_owner))
 
 
+def item(database: sqlite3.Connection, session_id: str, item_id: str, now_ms: int) -> PlacedItem | None:
+    """As `Store.item`."""
+    row = database.execute(
+        "SELECT placed FROM items JOIN sessions USING (session_id)"
+        " WHERE session_id = ? AND item_id = ? AND (expires_ms IS NULL OR expires_ms > ?)",
+        (session_id, item_id, now_ms),
+    ).fetchone()
+    return None if row is None else decode_placed(row[0])
+
+
 def renew(database: sqlite3.Connection, claimer: Claimer) -> dict[str, str]:
     """Ids of the owner's sessions that others claimed, and their epochs then."""
     _extend_lease(database, claimer)

@@ -161,6 +161,9 @@ class Store(Protocol):
     async def peek(self, session_id: str) -> Glimpse | None:
         """The session as it is now, left as it is: nothing is claimed; None when there is no such session."""
 
+    async def item(self, session_id: str, item_id: str) -> PlacedItem | None:
+        """That item of the session as it is stored now, left as it is; None when there is none, or no such session."""
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         """Extend the owner's lease by the store's clock; ids of its sessions that others have claimed since the last call that returned."""
 

@@ -22,6 +22,7 @@ from sessions.store import (
     AppendStatus,
     DeadLetter,
     Delivery,
+    Glimpse,
     JournalEntry,
     LoadedSession,
     OutboxLag,
@@ -101,6 +102,12 @@ class FakeStore:
 
     async def epoch(self, session_id: str) -> str | None:
         return self.epochs.get(session_id)
+
+    async def peek(self, session_id: str) -> Glimpse | None:
+        return None
+
+    async def item(self, session_id: str, item_id: str) -> PlacedItem | None:
+        return None
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         return []

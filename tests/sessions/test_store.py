@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
+from msgspec import structs
 
 from sessions.errors import SessionError, SessionNotFound
+from sessions.feedback import Feedback
 from sessions.store import Glimpse, Store
 from tests.sessions.stores import (
     OTHER,
@@ -90,6 +92,20 @@ async def test_a_peek_at_an_unknown_session_finds_none(store: Store) -> None:
 
     assert await store.peek(OTHER) is None
     assert await store.peek("sess_}{*") is None
+
+
+async def test_an_item_is_read_as_it_was_committed_last(store: Store) -> None:
+    """With what is thought of it; of another session, or dropped, it is not there."""
+    await store.create(make_meta(), "node-1")
+    await store.create(make_meta(OTHER), "node-1")
+    rated = structs.replace(make_placed("item_é", 2.0), feedback=Feedback(rating="down", comment="호", rated_ms=5))
+    await store.append([make_append(1, saved=[make_placed("item_1", 1.0), make_placed("item_é", 2.0)])])
+    await store.append([make_append(2, saved=[rated], dropped=["item_1"])])
+
+    assert await store.item(SESSION, "item_é") == rated
+    assert [placed.feedback for placed in (await store.claim(SESSION, "node-2")).items] == [rated.feedback]
+    for session_id, item_id in ((OTHER, "item_é"), (SESSION, "item_1"), (SESSION, ""), ("sess_}{*", "item_é")):
+        assert await store.item(session_id, item_id) is None
 
 
 async def test_ping_answers(store: Store) -> None:

@@ -15,6 +15,8 @@ from persistence.errors import PersistenceError
 from server.api.client_secrets import client_secret_routes
 from server.api.dev_token import dev_token_routes
 from server.api.me import me_routes
+from server.api.overview import overview_routes
+from server.api.sessions import session_routes
 from server.health import Health, health_routes
 from server.jwks import JwksError
 from server.pages import page_routes
@@ -46,6 +48,8 @@ def create_app(settings: Settings) -> Starlette:
         WebSocketRoute("/v1/realtime", realtime),
         *client_secret_routes(),
         *me_routes(),
+        *session_routes(),
+        *overview_routes(),
         *health_routes(_health_of),
         *([] if settings.is_production else dev_token_routes()),
         *page_routes(),

@@ -18,11 +18,13 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.archive import Archive
+from persistence.columns import session_stub
 from persistence.database import Database
 from persistence.errors import ArchiveConflict, JournalGap
 from persistence.part import JournalEvent, digest, encode_line, pack, part_key, unpack
-from persistence.rows import session_stub, upsert, utc_time
 from persistence.tables import archives, sessions
+from persistence.times import utc_time
+from persistence.upsert import upsert
 from sessions.records import ArchiveRecord
 from sessions.store import Store
 

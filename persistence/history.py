@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, Final
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Table, and_, select
+from sqlalchemy import ColumnElement, Row, Table, and_, select
 
 from persistence.archive import Archive
 from persistence.database import Database
+from persistence.documents import unquoted
 from persistence.errors import ArchiveDamaged
 from persistence.part import JournalEvent, digest, unpack
-from persistence.rows import milliseconds, unquoted
-from persistence.tables import archives, heard, predictions, sent, sessions, turns
+from persistence.tables import archives, heard, predictions, sent, sessions, traces, turns
+from persistence.times import milliseconds, optional_milliseconds
 
 
 class StoredSession(Struct, frozen=True):
@@ -37,11 +39,24 @@ class StoredTurn(Struct, frozen=True):
     created_ms: int
 
 
+class StoredTrace(Struct, frozen=True):
+    """How an answer came to be, as `sessions.records.Trace` says. `sampling` is a JSON object."""
+
+    prompt: str | None
+    prompt_format: str
+    sampling: str
+    queued_ms: int | None
+    engine_first_token_ms: int | None
+    last_token_ms: int | None
+    prompt_version: str | None
+    persona: str
+
+
 class StoredPrediction(Struct, frozen=True):
     """One answer. `output` and `request` are JSON documents, as they were encoded up to what the database's JSON type changes.
 
     `text` is what was generated; `sent_chars` of it were handed to a client, and `heard_text` of it was heard, where anybody told. Both
-    counts are UTF-16 code units.
+    counts are UTF-16 code units. `trace` is None of an answer that a release before traces stored.
     """
 
     response_id: str
@@ -63,6 +78,7 @@ class StoredPrediction(Struct, frozen=True):
     sent_chars: int | None
     heard_text: str | None
     heard_chars: int | None
+    trace: StoredTrace | None = None
 
 
 class StoredDialogue(Struct, frozen=True):
@@ -71,6 +87,11 @@ class StoredDialogue(Struct, frozen=True):
     session: StoredSession
     turns: tuple[StoredTurn, ...]
     predictions: tuple[StoredPrediction, ...]
+
+
+_TRACE_COLUMNS: Final = [
+    column for column in traces.columns if column.name not in ("session_id", "response_id", "sequence")
+]
 
 
 class _Part(Struct, frozen=True):
@@ -93,9 +114,11 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
             select(turns).where(turns.c.session_id == session_id, turns.c.number.is_not(None)).order_by(turns.c.number)
         )
         prediction_rows = await connection.execute(
-            select(predictions, sent.c.sent_chars, heard.c.heard_text, heard.c.heard_chars)
+            select(predictions, sent.c.sent_chars, heard.c.heard_text, heard.c.heard_chars, *_TRACE_COLUMNS)
             .select_from(
-                predictions.outerjoin(sent, _is_of_prediction(sent)).outerjoin(heard, _is_of_prediction(heard))
+                predictions.outerjoin(sent, _is_of_prediction(sent))
+                .outerjoin(heard, _is_of_prediction(heard))
+                .outerjoin(traces, _is_of_prediction(traces))
             )
             .where(predictions.c.session_id == session_id)
             .order_by(predictions.c.created_at, predictions.c.response_id)
@@ -111,7 +134,7 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
             status=session.status,
             created_ms=milliseconds(session.created_at),
             updated_ms=milliseconds(session.updated_at),
-            ended_ms=None if session.ended_at is None else milliseconds(session.ended_at),
+            ended_ms=optional_milliseconds(session.ended_at),
         ),
         turns=tuple(
             StoredTurn(
@@ -138,15 +161,31 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
                 output_tokens=row.output_tokens,
                 cached_tokens=row.cached_tokens,
                 created_ms=milliseconds(row.created_at),
-                first_token_ms=None if row.first_token_at is None else milliseconds(row.first_token_at),
+                first_token_ms=optional_milliseconds(row.first_token_at),
                 done_ms=milliseconds(row.done_at),
                 error=row.error,
                 sent_chars=row.sent_chars,
                 heard_text=row.heard_text,
                 heard_chars=row.heard_chars,
+                trace=_trace(row),
             )
             for row in prediction_rows
         ),
+    )
+
+
+def _trace(row: Row[Any]) -> StoredTrace | None:
+    if row.persona is None:
+        return None
+    return StoredTrace(
+        prompt=row.prompt,
+        prompt_format=row.prompt_format,
+        sampling=unquoted(row.sampling),
+        queued_ms=optional_milliseconds(row.queued_at),
+        engine_first_token_ms=optional_milliseconds(row.engine_first_token_at),
+        last_token_ms=optional_milliseconds(row.last_token_at),
+        prompt_version=row.prompt_version,
+        persona=row.persona,
     )
 
 

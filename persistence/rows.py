@@ -1,15 +1,30 @@
-"""Records as rows: which rows a batch makes, in which order of tables, and the upsert that refuses to go back in time."""
+"""Records as rows: which rows a batch makes, in which order of tables. What an upsert is stands in `upsert`."""
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, assert_never
 
 import msgspec
-from sqlalchemy import Table, TextClause, bindparam, select, text
+from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from persistence import audit, columns
+from persistence.answers import AnswerItem, message_ids, unlisted_items
+from persistence.documents import quote
 from persistence.errors import PoisonRecord
-from persistence.tables import STUB_SEQUENCE, heard, predictions, requests, sent, sessions, turns
+from persistence.tables import (
+    answer_items,
+    feedback,
+    heard,
+    notes,
+    predictions,
+    requests,
+    sent,
+    sessions,
+    traces,
+    turns,
+)
+from persistence.times import milliseconds as milliseconds
+from persistence.upsert import Row, upsert
 from sessions.records import (
     AuditRecord,
     FeedbackRecord,
@@ -22,7 +37,6 @@ from sessions.records import (
     TurnRecord,
 )
 
-Row = dict[str, object]
 RowRecord = (
     SessionRecord
     | TurnRecord
@@ -35,149 +49,100 @@ RowRecord = (
     | RequestRecord
 )
 
-# The columns that say which of two records of one id is newer, the weightiest first; in other tables a row never changes. A session may
-# change twice in a millisecond without an event: then it is rather over than idle, and rather idle than active.
-_CLOCKS: Final[dict[str, tuple[str, ...]]] = {
-    "sessions": ("sequence", "updated_at", "status"),
-    "turns": ("sequence",),
-    "predictions": ("sequence",),
-    "sent": ("sent_chars", "sent_at"),
-    "heard": ("sequence",),
-}
-_COMPARED_AS: Final = {"status": "CASE {} WHEN 'ended' THEN 2 WHEN 'idle' THEN 1 ELSE 0 END"}
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Parents first. One order for all writers, so that two of them seldom lock each other's rows crosswise.
+_TABLES: Final = (sessions, turns, predictions, sent, heard, answer_items, traces, feedback, notes, requests)
 
 
-def utc_time(ms: int) -> datetime:
-    """The instant `ms` milliseconds after the epoch, exactly."""
-    return _EPOCH + timedelta(milliseconds=ms)
-
-
-def milliseconds(time: datetime) -> int:
-    """The inverse of `utc_time`."""
-    return (time - _EPOCH) // timedelta(milliseconds=1)
-
-
-async def write_rows(connection: AsyncConnection, records: Iterable[RowRecord], *, is_mysql: bool) -> None:
-    """Upsert a batch in one transaction of the caller's. The order and repetition of records change nothing.
+async def write_rows(connection: AsyncConnection, records: Sequence[RowRecord], *, is_mysql: bool) -> None:
+    """Upsert a batch in one transaction of the caller's. The order and repetition of records change nothing, but of those to be audited,
+    which are numbered as they come.
 
     A parent that is named before its own record arrived gets a stub. `PoisonRecord` when a turn's number is taken by another turn.
     """
-    session_rows: list[Row] = []
-    turn_rows: list[Row] = []
-    prediction_rows: list[Row] = []
-    sent_rows: list[Row] = []
-    heard_rows: list[Row] = []
-    request_rows: list[Row] = []
+    batch: dict[Table, list[Row]] = {table: [] for table in _TABLES}
     for record in records:
-        match record:
-            case SessionRecord():
-                session_rows.append(_session_row(record))
-            case TurnRecord():
-                turn_rows.append(_turn_row(record))
-            case PredictionRecord():
-                prediction_rows.append(_prediction_row(record))
-                if record.sent_chars is not None:
-                    sent_rows.append(_sent_row(record, record.sent_chars, record.done_ms))
-            case SentRecord():
-                sent_rows.append(_sent_row(record, record.sent_chars, record.at_ms))
-            case HeardRecord():
-                heard_rows.append(_heard_row(record))
-            case RequestRecord():
-                request_rows.append(_request_row(record))
-            case FeedbackRecord() | NoteRecord() | AuditRecord():
-                raise PoisonRecord(f"there is no table for a {type(record).__name__}")
-            case _:
-                assert_never(record)
-    own_turns = list(turn_rows)
-    turn_rows += _missing(
-        turn_rows,
+        for table, row in _rows(record):
+            batch[table].append(row)
+    own = {table: list(batch[table]) for table in (turns, feedback)}
+    _add_stubs(batch)
+    for table in _TABLES:
+        if table is answer_items:
+            rated = {(str(row["session_id"]), str(row["item_id"])) for row in batch[feedback]}
+            batch[table] += [columns.answer_item_row(item) for item in await unlisted_items(connection, rated)]
+        await upsert(connection, table, batch[table], is_mysql=is_mysql)
+        if table in own:
+            await _refuse_taken(connection, table, own[table])
+    # Last, because from here on all other writers of such records wait for the commit.
+    await audit.append(connection, [record for record in records if isinstance(record, AuditRecord)])
+
+
+def _rows(record: RowRecord) -> Iterator[tuple[Table, Row]]:
+    match record:
+        case SessionRecord():
+            yield sessions, columns.session_row(record)
+        case TurnRecord():
+            yield turns, columns.turn_row(record)
+        case PredictionRecord():
+            yield from _rows_of_prediction(record)
+        case SentRecord():
+            yield sent, columns.sent_row(record, record.sent_chars, record.at_ms)
+        case HeardRecord():
+            yield heard, columns.heard_row(record)
+        case FeedbackRecord():
+            yield feedback, columns.feedback_row(record)
+        case NoteRecord():
+            yield notes, columns.note_row(record)
+        case AuditRecord():
+            # Not upserted but appended.
+            return
+        case RequestRecord():
+            yield requests, columns.request_row(record)
+        case _:
+            assert_never(record)
+
+
+def _rows_of_prediction(record: PredictionRecord) -> Iterator[tuple[Table, Row]]:
+    yield predictions, columns.prediction_row(record)
+    if record.sent_chars is not None:
+        yield sent, columns.sent_row(record, record.sent_chars, record.done_ms)
+    if record.trace is not None:
+        yield traces, columns.trace_row(record, record.trace)
+    for item_id in message_ids(bytes(record.output).decode()):
+        yield answer_items, columns.answer_item_row(AnswerItem(record.session_id, item_id, record.response_id))
+
+
+def _add_stubs(batch: dict[Table, list[Row]]) -> None:
+    batch[turns] += _missing(
+        batch[turns],
         "turn_id",
-        (_turn_stub(r["turn_id"], r["session_id"]) for r in prediction_rows if r["turn_id"] is not None),
+        (
+            columns.turn_stub(row["turn_id"], row["session_id"])
+            for row in batch[predictions]
+            if row["turn_id"] is not None
+        ),
     )
-    session_rows += _missing(
-        session_rows,
+    of_sessions = (table for table in _TABLES if table is not requests and table is not sessions)
+    batch[sessions] += _missing(
+        batch[sessions],
         "session_id",
-        (session_stub(r["session_id"]) for r in (*turn_rows, *prediction_rows, *sent_rows, *heard_rows)),
+        (columns.session_stub(row["session_id"]) for table in of_sessions for row in batch[table]),
     )
-    await upsert(connection, sessions, session_rows, is_mysql=is_mysql)
-    await upsert(connection, turns, turn_rows, is_mysql=is_mysql)
-    await _refuse_taken_numbers(connection, own_turns)
-    await upsert(connection, predictions, prediction_rows, is_mysql=is_mysql)
-    await upsert(connection, sent, sent_rows, is_mysql=is_mysql)
-    await upsert(connection, heard, heard_rows, is_mysql=is_mysql)
-    await upsert(connection, requests, request_rows, is_mysql=is_mysql)
 
 
-async def upsert(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, is_mysql: bool) -> None:
-    """Insert the rows; change one that is there only for a newer record of the same, and never in a table without a clock."""
-    if not rows:
-        return
-    keys = [column.name for column in table.primary_key.columns]
-    # One order for all writers, so that two of them seldom lock each other's rows crosswise.
-    ordered = sorted(rows, key=lambda row: [str(row[key]) for key in keys])
-    await connection.execute(_upsert_statement(table, is_mysql=is_mysql), ordered)
-
-
-def _upsert_statement(table: Table, *, is_mysql: bool) -> TextClause:
-    """`INSERT … VALUES (…)` with this dialect's way of meeting an existing id.
-
-    Written by hand because aiomysql joins rows into one statement only for `VALUES (…)` followed by `ON DUPLICATE KEY`: SQLAlchemy's own
-    `AS new` on MySQL 8.0.20+ would cost a round trip a row.
+async def _refuse_taken(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
+    """MySQL's upsert lets a row vanish without a word where another one has its place by another unique key (a turn its number, a rating
+    its user and item): look whether every row is there.
     """
-    names = [column.name for column in table.columns]
-    tail = _mysql_tail(table) if is_mysql else _sqlite_tail(table)
-    sql = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)}) {tail}"  # noqa: S608
-    return text(sql).bindparams(*(bindparam(column.name, type_=column.type) for column in table.columns))
-
-
-def _mysql_tail(table: Table) -> str:
-    key, *_ = keys = [column.name for column in table.primary_key.columns]
-    clock = _CLOCKS.get(table.name, ())
-    if not clock:
-        return f"ON DUPLICATE KEY UPDATE {key} = {table.name}.{key}"
-    # The row met may be another one, by another unique key: then leave it alone. `_refuse_taken_numbers` tells.
-    newer = f"VALUES({key}) = {key} AND ({_is_newer(clock, 'VALUES({})', '{}')})"
-    # Assignments see those to their left: the clock changes last, its weightiest column last of all.
-    plain = [column.name for column in table.columns if column.name not in (*keys, *clock)]
-    assigned = [f"{name} = IF({newer}, VALUES({name}), {name})" for name in (*plain, *reversed(clock))]
-    return f"ON DUPLICATE KEY UPDATE {', '.join(assigned)}"
-
-
-def _sqlite_tail(table: Table) -> str:
-    keys = [column.name for column in table.primary_key.columns]
-    conflict = f"ON CONFLICT ({', '.join(keys)})"
-    clock = _CLOCKS.get(table.name, ())
-    if not clock:
-        return f"{conflict} DO NOTHING"
-    assigned = ", ".join(
-        f"{column.name} = excluded.{column.name}" for column in table.columns if column.name not in keys
-    )
-    return f"{conflict} DO UPDATE SET {assigned} WHERE {_is_newer(clock, 'excluded.{}', table.name + '.{}')}"
-
-
-def _is_newer(clock: Sequence[str], new: str, old: str) -> str:
-    """The condition that the new row's clock is ahead. A stub has NULLs in its clock, but never in the weightiest column."""
-    column, *lighter = clock
-    compared_as = _COMPARED_AS.get(column, "{}")
-    ahead, behind = (compared_as.format(row.format(column)) for row in (new, old))
-    if not lighter:
-        return f"{ahead} > {behind}"
-    return f"{ahead} > {behind} OR ({ahead} = {behind} AND ({_is_newer(lighter, new, old)}))"
-
-
-async def _refuse_taken_numbers(connection: AsyncConnection, rows: Sequence[Row]) -> None:
-    """MySQL's upsert lets a second turn with a taken number vanish without a word: look whether every turn is there."""
-    wanted = {str(row["turn_id"]) for row in rows}
+    (key,) = table.primary_key.columns
+    wanted = {str(row[key.name]) for row in rows}
     if not wanted:
         return
-    found = await connection.execute(
-        select(turns.c.turn_id).where(turns.c.turn_id.in_(sorted(wanted)), turns.c.number.is_not(None))
-    )
-    missing = wanted - set(found.scalars())
+    query = select(key).where(key.in_(sorted(wanted)))
+    if table is turns:
+        query = query.where(turns.c.number.is_not(None))
+    missing = wanted - set((await connection.execute(query)).scalars())
     if missing:
-        raise PoisonRecord(f"the number of turn {min(missing)} belongs to another turn")
+        raise PoisonRecord(f"the place of {min(missing)} in {table.name} belongs to another")
 
 
 def _missing(rows: Iterable[Row], key: str, stubs: Iterable[Row]) -> list[Row]:
@@ -185,118 +150,12 @@ def _missing(rows: Iterable[Row], key: str, stubs: Iterable[Row]) -> list[Row]:
     return list({stub[key]: stub for stub in stubs if stub[key] not in present}.values())
 
 
-def _session_row(record: SessionRecord) -> Row:
-    return {
-        "session_id": record.session_id,
-        "sequence": record.sequence,
-        "user_id": record.user_id,
-        "client_id": record.client_id,
-        "model": record.model,
-        "status": record.status,
-        "created_at": utc_time(record.created_ms),
-        "updated_at": utc_time(record.updated_ms),
-        "ended_at": _optional_time(record.ended_ms),
-    }
-
-
-def session_stub(session_id: object) -> Row:
-    """The row that others refer to while the session's own record is still on its way."""
-    return _stub(sessions) | {"session_id": session_id}
-
-
-def _turn_row(record: TurnRecord) -> Row:
-    return {
-        "turn_id": record.turn_id,
-        "session_id": record.session_id,
-        "sequence": record.sequence,
-        "number": record.number,
-        "item_id": record.item_id,
-        "text": record.text,
-        "created_at": utc_time(record.created_ms),
-    }
-
-
-def _turn_stub(turn_id: object, session_id: object) -> Row:
-    return _stub(turns) | {"turn_id": turn_id, "session_id": session_id}
-
-
-def _stub(table: Table) -> Row:
-    return {column.name: None for column in table.columns} | {"sequence": STUB_SEQUENCE}
-
-
-def _prediction_row(record: PredictionRecord) -> Row:
-    return {
-        "response_id": record.response_id,
-        "session_id": record.session_id,
-        "turn_id": record.turn_id,
-        "sequence": record.sequence,
-        "model": record.model,
-        "model_version": record.model_version,
-        "status": record.status,
-        "status_reason": record.status_reason,
-        "text": record.text,
-        "output": bytes(record.output).decode(),
-        "request": bytes(record.request).decode(),
-        "input_tokens": record.input_tokens,
-        "output_tokens": record.output_tokens,
-        "cached_tokens": record.cached_tokens,
-        "created_at": utc_time(record.created_ms),
-        "first_token_at": _optional_time(record.first_token_ms),
-        "done_at": utc_time(record.done_ms),
-        "error": record.error,
-    }
-
-
-def _sent_row(record: PredictionRecord | SentRecord, sent_chars: int, at_ms: int) -> Row:
-    return {
-        "session_id": record.session_id,
-        "response_id": record.response_id,
-        "sent_chars": sent_chars,
-        "sent_at": utc_time(at_ms),
-    }
-
-
-def _heard_row(record: HeardRecord) -> Row:
-    return {
-        "session_id": record.session_id,
-        "response_id": record.response_id,
-        "sequence": record.sequence,
-        "item_id": record.item_id,
-        "heard_text": record.heard_text,
-        "heard_chars": record.heard_chars,
-        "heard_at": utc_time(record.at_ms),
-    }
-
-
 def quoted(record: PredictionRecord) -> PredictionRecord:
-    """The same prediction with its documents as JSON strings, for a database whose JSON type refuses what clients may send:
-    MariaDB nests 32 deep, MySQL 100.
-    """
-    return msgspec.structs.replace(record, output=_quote(record.output), request=_quote(record.request))
-
-
-def _quote(document: msgspec.Raw) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(bytes(document).decode()))
-
-
-def unquoted(document: str) -> str:
-    """The document as it was encoded, whether `quoted` or not: ours are always arrays or objects."""
-    return msgspec.json.decode(document, type=str) if document.startswith('"') else document
-
-
-def _request_row(record: RequestRecord) -> Row:
-    # A stranger chooses these: cut what is too long for its column instead of losing the row that tells of it.
-    return {
-        "request_id": record.request_id,
-        "user_id": record.user_id,
-        "session_id": None if record.session_id is None else record.session_id[:64],
-        "method": record.method[:16],
-        "path": record.path[:1024],
-        "status": record.status,
-        "duration_ms": record.duration_ms,
-        "created_at": utc_time(record.created_ms),
-    }
-
-
-def _optional_time(ms: int | None) -> datetime | None:
-    return None if ms is None else utc_time(ms)
+    """The same prediction with its documents as JSON strings, for a database whose JSON type refuses what clients may send."""
+    trace = record.trace
+    return msgspec.structs.replace(
+        record,
+        output=quote(record.output),
+        request=quote(record.request),
+        trace=None if trace is None else msgspec.structs.replace(trace, sampling=quote(trace.sampling)),
+    )

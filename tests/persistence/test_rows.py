@@ -11,8 +11,9 @@ from msgspec import Raw
 from persistence.database import Database, open_database
 from persistence.errors import DatabaseUnavailable, PoisonRecord
 from persistence.history import load_dialogue
-from persistence.rows import RowRecord, milliseconds, utc_time, write_rows
+from persistence.rows import RowRecord, write_rows
 from persistence.tables import heard, predictions, requests, sent, sessions, turns
+from persistence.times import milliseconds, utc_time
 from tests.persistence.builders import (
     CREATED_MS,
     all_rows,

@@ -10,11 +10,12 @@ import structlog
 from msgspec import Raw
 from sqlalchemy import func, select, text
 
-import persistence.rows
+import persistence.columns
 from persistence.archive import Archive, open_archive
 from persistence.database import Database
 from persistence.history import load_dialogue
 from persistence.tables import predictions, sessions, turns
+from persistence.upsert import Row
 from persistence.writer import Writer
 from sessions.records import Record, TurnRecord, decode_record, encode_record
 from sessions.store import Store
@@ -152,14 +153,14 @@ async def test_a_record_that_brings_out_a_bug_is_buried_and_stops_nobody(
     session_id = new_id("sess")
     good = dialogue_records(session_id, 5)
     bad = make_turn(session_id, 6, text="what nobody may read")
-    healthy = persistence.rows._turn_row
+    healthy = persistence.columns.turn_row
 
-    def buggy(record: TurnRecord) -> persistence.rows.Row:
+    def buggy(record: TurnRecord) -> Row:
         if record.turn_id == bad.turn_id:
             raise KeyError(record.text)
         return healthy(record)
 
-    monkeypatch.setattr(persistence.rows, "_turn_row", buggy)
+    monkeypatch.setattr(persistence.columns, "turn_row", buggy)
     await enqueue(sqlite_store, [*good[:5], bad, *good[5:]])
 
     with structlog.testing.capture_logs() as logs:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from persistence.errors import PoisonRecord
 
 _ZSTD_LEVEL = 6
+_CHUNK_BYTES = 64 * 1024
 
 
 class JournalEvent(Struct, frozen=True):
@@ -68,6 +69,37 @@ def unpack(data: bytes) -> Iterator[JournalEvent]:
         raise ValueError("the last line is cut off")
     for line in lines[:-1].split(b"\n"):
         yield decode_line(line)
+
+
+def unpack_lines(data: bytes) -> Iterator[list[bytes]]:
+    """The lines of a part, some at a time and each time only as much decompressed; `ValueError` where it is damaged."""
+    rest = b""
+    try:
+        for chunk in zstandard.ZstdDecompressor().read_to_iter(data, write_size=_CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if lines:
+                yield lines
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+    if rest:
+        raise ValueError("the last line is cut off")
+
+
+def first_line(data: bytes) -> bytes:
+    """The first line of a part; `ValueError` when it is damaged or empty."""
+    for lines in unpack_lines(data):
+        return lines[0]
+    raise ValueError("there is no line")
+
+
+def last_line(data: bytes) -> bytes:
+    """The last line of a part; `ValueError` when it is damaged or empty. Takes some milliseconds a MiB: keep it off the event loop."""
+    last = b""
+    for lines in unpack_lines(data):
+        last = lines[-1]
+    if not last:
+        raise ValueError("there is no line")
+    return last
 
 
 def digest(data: bytes) -> str:

@@ -1,0 +1,343 @@
+"""A session's events as they were committed: from the journal while it holds them, else from the archive, joined without a seam.
+
+Reads only, a part or a page at a time: nothing is claimed, trimmed or mended. What cannot be shown is told of, and what follows is shown.
+"""
+
+import asyncio
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal
+
+import structlog
+from msgspec import Struct
+from sqlalchemy import Row, select
+
+from persistence.archive import Archive
+from persistence.database import Database
+from persistence.errors import ArchiveDamaged
+from persistence.part import JournalEvent, decode_line, digest, first_line, last_line, unpack_lines
+from persistence.tables import archives, sessions
+from persistence.times import milliseconds
+from sessions.store import JournalEntry, SessionMeta, Store
+
+_log = structlog.get_logger(__name__)
+
+HoleReason = Literal["lost", "damaged", "missing"]
+
+_PAGE_ENTRIES: Final = 64
+_PAGE_PARTS: Final = 100
+_POLL_S: Final = 0.2
+_MAX_HELD_BYTES: Final = 16 << 20
+
+
+class Hole(Struct, frozen=True):
+    """Events that cannot be shown.
+
+    `lost`: the store lost them before they could be archived. `damaged`: the archive holds something else than what was put there.
+    `missing`: neither the journal nor the archive has them.
+    """
+
+    first: int
+    last: int
+    reason: HoleReason
+
+
+class Edge(Struct, frozen=True):
+    """All that is committed so far was given, and the session lives: more may follow."""
+
+
+Recorded = JournalEvent | Hole
+
+
+class Extent(Struct, frozen=True, kw_only=True):
+    """How much there is of a session, as far as is known without reading all of it. Times are milliseconds since the epoch, UTC.
+
+    `num_events` can be shown but for what is found damaged on the way. The times of the first and the last event are the session's own
+    where those events cannot be shown.
+    """
+
+    meta: SessionMeta
+    first_sequence: int
+    last_sequence: int
+    first_ms: int
+    last_ms: int
+    num_events: int
+    is_live: bool
+    holes: tuple[Hole, ...]
+
+
+class _Part(Struct, frozen=True):
+    first_sequence: int
+    last_sequence: int
+    object_key: str
+    sha256: str | None
+    num_events: int  # 0: declared lost, there is no object
+
+
+class Recording:
+    """What was recorded of any session. Shared by all who watch: the few parts that were read last are kept, compressed.
+
+    Every call raises the `…Unavailable` errors when a store, the database or the archive cannot answer.
+    """
+
+    def __init__(self, store: Store, database: Database, archive: Archive, *, poll_s: float = _POLL_S) -> None:
+        self._store = store
+        self._database = database
+        self._archive = archive
+        self._poll_s = poll_s
+        self._held = _Held(_MAX_HELD_BYTES)
+
+    async def meta(self, session_id: str) -> SessionMeta | None:
+        """Whose session it is; None when there is none."""
+        if (glimpse := await self._store.peek(session_id)) is not None:
+            return glimpse.meta
+        row = await self._session_row(session_id)
+        return None if row is None else _meta(row)
+
+    async def extent(self, session_id: str) -> Extent | None:
+        """How much there is now; None when there is no such session."""
+        # In this order: what is trimmed from the journal is in the table by then.
+        glimpse = await self._store.peek(session_id)
+        last = glimpse.next_sequence - 1 if glimpse else 0
+        begin = await self._store.journal(session_id, 0, 1) if glimpse else []
+        end = await self._store.journal(session_id, last - 1, 1) if begin else []
+        row = await self._session_row(session_id)
+        if glimpse is not None:
+            meta = glimpse.meta
+        elif row is not None:
+            meta = _meta(row)
+        else:
+            return None
+        parts = await self._parts(session_id, 1, limit=None)
+        last = max(last, parts[-1].last_sequence if parts else 0, row.sequence if row is not None else 0)
+        holes = list(_known_holes(parts, begin[0].first_sequence if begin else last + 1, last))
+        first_ms, last_ms = await self._times(begin, end, parts, holes)
+        if first_ms is None:
+            first_ms = meta.created_ms
+        if last_ms is None:
+            last_ms = first_ms if row is None or row.updated_at is None else milliseconds(row.updated_at)
+        return Extent(
+            meta=meta,
+            first_sequence=1,
+            last_sequence=last,
+            first_ms=first_ms,
+            last_ms=max(first_ms, last_ms),
+            num_events=last - sum(hole.last - hole.first + 1 for hole in holes),
+            is_live=glimpse is not None and glimpse.has_owner,
+            holes=tuple(holes),
+        )
+
+    async def events(self, session_id: str, after: int = 0) -> AsyncIterator[Recorded]:
+        """The events numbered above `after` that are committed by now, in order and unchanged, and the holes between them."""
+        expected, sought_again = after + 1, 0
+        while True:
+            entries = await self._store.journal(session_id, expected - 1, _PAGE_ENTRIES)
+            if entries and entries[0].first_sequence <= expected:
+                for event in _events(entries, expected):
+                    yield event
+                    expected = event.sequence + 1
+                continue
+            parts = await self._parts(session_id, expected, limit=_PAGE_PARTS)
+            for part in parts:
+                if part.first_sequence > expected:
+                    yield Hole(expected, part.first_sequence - 1, "missing")
+                async for found in self._read(part, max(expected, part.first_sequence)):
+                    yield found
+                expected = part.last_sequence + 1
+            if parts:
+                continue
+            if entries:
+                last = entries[0].first_sequence - 1
+            elif (last := await self._last_known(session_id)) < expected:
+                return
+            elif sought_again < expected:
+                # Committed, perhaps archived and trimmed, since we asked the journal.
+                sought_again = expected
+                continue
+            _log.error("recording.events_missing", session_id=session_id, first=expected, last=last)
+            yield Hole(expected, last, "missing")
+            expected = last + 1
+
+    async def follow(self, session_id: str, after: int = 0) -> AsyncIterator[Recorded | Edge]:
+        """As `events`, and then what is committed while the session lives, by whichever node; ends when the session has ended."""
+        last = after
+        while True:
+            # Before the events are read: then all are read that were committed before its end.
+            glimpse = await self._store.peek(session_id)
+            async for found in self.events(session_id, last):
+                last = found.sequence if isinstance(found, JournalEvent) else found.last
+                yield found
+            if glimpse is None or not glimpse.has_owner:
+                return
+            yield Edge()
+            await self._until_more(session_id, last)
+
+    async def _until_more(self, session_id: str, last: int) -> None:
+        while (glimpse := await self._store.peek(session_id)) and glimpse.has_owner:
+            if glimpse.next_sequence > last + 1:
+                return
+            await asyncio.sleep(self._poll_s)
+
+    async def _read(self, part: _Part, expected: int) -> AsyncIterator[Recorded]:
+        if part.num_events == 0:
+            yield Hole(expected, part.last_sequence, "lost")
+            return
+        try:
+            data = await self._object(part)
+        except ArchiveDamaged as damage:
+            _log.error("archive.part_unreadable", key=part.object_key, reason=damage.reason)
+            yield _hole_of(part, expected, damage)
+            return
+        sequence = part.first_sequence
+        chunks = unpack_lines(data)
+        while sequence <= part.last_sequence:
+            try:
+                lines = next(chunks, [])[: part.last_sequence - sequence + 1]
+                events = _decode(lines[max(0, expected - sequence) :], max(sequence, expected))
+            except ValueError as error:
+                _log.error("archive.part_unreadable", key=part.object_key, reason=str(error))
+                lines = []
+            if not lines:
+                yield Hole(max(sequence, expected), part.last_sequence, "damaged")
+                return
+            for event in events:
+                yield event
+            sequence += len(lines)
+            # Others have tokens to send between two pieces of a large part.
+            await asyncio.sleep(0)
+
+    async def _object(self, part: _Part) -> bytes:
+        """The part's bytes, which are the ones that were stored; `ArchiveDamaged` when there are none or others."""
+        if (held := self._held.get(part.object_key)) is not None:
+            return held
+        data = await self._archive.get(part.object_key)
+        if await asyncio.to_thread(digest, data) != part.sha256:
+            raise ArchiveDamaged(part.object_key, "its checksum is not the one that was stored")
+        self._held.put(part.object_key, data)
+        return data
+
+    async def _times(
+        self,
+        begin: Sequence[JournalEntry],
+        end: Sequence[JournalEntry],
+        parts: Sequence[_Part],
+        holes: list[Hole],
+    ) -> tuple[int | None, int | None]:
+        """When the first and the last event were committed, None of one that cannot be shown; a part that cannot be read becomes a hole."""
+        first_ms = begin[0].at_ms if begin and begin[0].first_sequence == 1 else None
+        last_ms = end[0].at_ms if end else None
+        if last_ms is None and parts:
+            last_ms = await self._time(parts[-1], last_line, holes)
+        # The first part last: it is read next, and kept till then.
+        if first_ms is None and parts:
+            first_ms = await self._time(parts[0], first_line, holes)
+        return first_ms, last_ms
+
+    async def _time(self, part: _Part, line_of: Callable[[bytes], bytes], holes: list[Hole]) -> int | None:
+        if part.num_events == 0:
+            return None
+        try:
+            data = await self._object(part)
+            return decode_line(await asyncio.to_thread(line_of, data)).at_ms
+        except ArchiveDamaged as damage:
+            hole = _hole_of(part, part.first_sequence, damage)
+        except ValueError:
+            hole = Hole(part.first_sequence, part.last_sequence, "damaged")
+        if hole not in holes:
+            insort(holes, hole, key=lambda hole: hole.first)
+        return None
+
+    async def _parts(self, session_id: str, expected: int, *, limit: int | None) -> list[_Part]:
+        """The stored parts that reach up to `expected` or beyond."""
+        query = (
+            select(
+                archives.c.first_sequence,
+                archives.c.last_sequence,
+                archives.c.object_key,
+                archives.c.sha256,
+                archives.c.num_events,
+            )
+            .where(
+                archives.c.session_id == session_id,
+                archives.c.last_sequence >= expected,
+                archives.c.stored_at.is_not(None),
+            )
+            .order_by(archives.c.first_sequence)
+            .limit(limit)
+        )
+        async with self._database.snapshot() as connection:
+            return [_Part(*row) for row in await connection.execute(query)]
+
+    async def _session_row(self, session_id: str) -> Row[Any] | None:
+        query = select(sessions).where(sessions.c.session_id == session_id, sessions.c.user_id.is_not(None))
+        async with self._database.snapshot() as connection:
+            return (await connection.execute(query)).one_or_none()
+
+    async def _last_known(self, session_id: str) -> int:
+        """The number of the last event that anybody knows was committed."""
+        glimpse = await self._store.peek(session_id)
+        row = await self._session_row(session_id)
+        return max(glimpse.next_sequence - 1 if glimpse else 0, row.sequence if row is not None else 0)
+
+
+class _Held:
+    """The objects that were read last, up to so many bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._objects: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, key: str) -> bytes | None:
+        """The object, if it is held."""
+        if key in self._objects:
+            self._objects.move_to_end(key)
+        return self._objects.get(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Hold the object, and let go of what was not asked for longest."""
+        if key in self._objects or len(data) > self._max_bytes:
+            return
+        self._objects[key] = data
+        self._num_bytes += len(data)
+        while self._num_bytes > self._max_bytes:
+            self._num_bytes -= len(self._objects.popitem(last=False)[1])
+
+
+def _meta(row: Row[Any]) -> SessionMeta:
+    return SessionMeta(row.session_id, row.user_id, row.client_id, row.model, milliseconds(row.created_at))
+
+
+def _events(entries: Iterable[JournalEntry], expected: int) -> Iterator[JournalEvent]:
+    """Those of the entries' events from that number on that follow each other without a gap."""
+    for entry in entries:
+        if entry.first_sequence > expected:
+            return
+        for event in entry.events[expected - entry.first_sequence :]:
+            yield JournalEvent(expected, entry.at_ms, event)
+            expected += 1
+
+
+def _decode(lines: Iterable[bytes], sequence: int) -> list[JournalEvent]:
+    events = [decode_line(line) for line in lines]
+    if any(event.sequence != number for number, event in enumerate(events, sequence)):
+        raise ValueError("its events are not the ones that were stored")
+    return events
+
+
+def _hole_of(part: _Part, expected: int, damage: ArchiveDamaged) -> Hole:
+    return Hole(expected, part.last_sequence, "missing" if damage.reason == "missing" else "damaged")
+
+
+def _known_holes(parts: Iterable[_Part], first_in_journal: int, last: int) -> Iterator[Hole]:
+    """What neither the parts nor the journal, which begins there, can have."""
+    expected = 1
+    for part in parts:
+        if part.first_sequence > expected:
+            yield Hole(expected, part.first_sequence - 1, "missing")
+        if part.num_events == 0:
+            yield Hole(part.first_sequence, part.last_sequence, "lost")
+        expected = part.last_sequence + 1
+    if (until := min(first_in_journal - 1, last)) >= expected:
+        yield Hole(expected, until, "missing")

@@ -6,16 +6,19 @@
 import { pace } from "./answer.js";
 import { Conversation } from "./conversation.js";
 import { Face } from "./face.js";
+import { FeedbackPost } from "./feedback.js";
 import { Journey } from "./journey.js";
 import { Outbox, messageBytes } from "./outbox.js";
+import { Ratings } from "./ratings.js";
 import { RealtimeClient } from "./realtime.js";
 import { TabMemory } from "./tab.js";
+import { Thumbs } from "./thumbs.js";
 import { TokenSource } from "./tokens.js";
 import { Transcript, formatMs, formatRate } from "./transcript.js";
 
-/** @typedef {import("./realtime.js").Connection} Connection */
-/** @typedef {import("./answer.js").Answer} Answer */
-/** @typedef {import("./face.js").Mood} Mood */
+/** @import { Answer } from "./answer.js" */
+/** @import { Mood } from "./face.js" */
+/** @import { Connection } from "./realtime.js" */
 
 const MAX_MESSAGE_BYTES = 64 * 1024;
 const LIVE_PACE_EVERY_MS = 250;
@@ -60,6 +63,8 @@ const conversation = new Conversation(client, new Outbox(client, tab), {
   },
   streamed(answer, delta) {
     transcript.stream(answer, delta);
+    const foot = transcript.foot(answer);
+    if (foot) thumbs.show(answer, foot);
     if (client.connection.state === "connected") face.say(delta);
     if (answer.numDeltas === 1) refresh();
   },
@@ -75,12 +80,17 @@ const conversation = new Conversation(client, new Outbox(client, tab), {
     message.value = message.value || text;
     fitMessage();
   },
-  rebuilt: () => transcript.rebuild(),
+  rebuilt() {
+    thumbs.leave(find("transcript", HTMLElement));
+    transcript.rebuild();
+  },
   restarted() {
     if (transcript.isEmpty) notify("Your earlier conversation is over. This is a new one.");
     else transcript.divide();
   },
 });
+const ratings = new Ratings(client, new FeedbackPost({ origin: location.origin, tokens }), tab, showRating);
+const thumbs = new Thumbs(ratings, (text) => (find("rated", HTMLElement).textContent = text));
 
 function greetNoMore() {
   document.getElementById("welcome")?.remove();
@@ -91,6 +101,12 @@ function greetNoMore() {
 function notify(text) {
   notice.textContent = text;
   dismiss.hidden = !text;
+}
+
+/** @param {string} itemId */
+function showRating(itemId) {
+  // Given before the page was loaded again, to an answer that is no longer here.
+  if (!thumbs.refresh(itemId) && ratings.complaint(itemId)) notify(`A rating was not saved. ${ratings.complaint(itemId)}`);
 }
 
 /** @param {Answer} answer */
@@ -192,6 +208,7 @@ function say(text) {
     return false;
   }
   notify("");
+  thumbs.close();
   conversation.say(words);
   return true;
 }

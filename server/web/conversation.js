@@ -17,17 +17,11 @@
 
 import { lengthen, newAnswer } from "./answer.js";
 import { newId } from "./journey.js";
+import { isOfRating } from "./ratings.js";
 
-/** @typedef {import("./answer.js").Answer} Answer */
-/** @typedef {import("./answer.js").Said} Said */
-/** @typedef {import("./answer.js").Status} Status */
-/** @typedef {import("./outbox.js").Outbox} Outbox */
-/** @typedef {import("./realtime.js").RealtimeClient} RealtimeClient */
-/** @typedef {import("./realtime.js").ServerEvent} ServerEvent */
-/** @typedef {import("./realtime.js").WireError} WireError */
-/** @typedef {import("./realtime.js").WireItem} WireItem */
-/** @typedef {import("./realtime.js").WireResponse} WireResponse */
-/** @typedef {import("./realtime.js").WireSession} WireSession */
+/** @import { Answer, Said, Status } from "./answer.js" */
+/** @import { Outbox } from "./outbox.js" */
+/** @import { RealtimeClient, ServerEvent, WireError, WireItem, WireResponse, WireSession } from "./realtime.js" */
 
 const PARAGRAPH = "\n\n";
 const REQUEST = "request";
@@ -304,7 +298,7 @@ export class Conversation {
   #refused(error) {
     const message = error.message || error.code || "The server reported a problem.";
     this.#outbox.wasRefused(error);
-    if (EXPECTED_ERRORS.has(error.code ?? "")) return;
+    if (EXPECTED_ERRORS.has(error.code ?? "") || isOfRating(error.event_id)) return;
     if (this.#asked && error.event_id === this.#asked.requestId) {
       this.#end(this.#asked, "failed", message);
       this.#goOn();

@@ -55,6 +55,8 @@ export class Journey {
         type: "realtime",
         output_modalities: ["text"],
         resumption: { enabled: true },
+        // Asks for no more than to be told of ratings that were given elsewhere.
+        avatar: {},
         // Echoed by session.updated, which has no other way to say what it answers; one of an earlier connection may be missed too.
         tracing: { group_id: this.#helloId },
       },

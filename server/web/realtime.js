@@ -30,7 +30,9 @@
  *   | { type: "response.created" | "response.done", response: WireResponse }
  *   | { type: "response.output_text.delta", response_id: string, item_id: string, delta: string }
  *   | { type: "conversation.item.added", item: WireItem }
- *   | { type: "avatar.item.truncated", item_id: string, char_end: number })} ServerEvent
+ *   | { type: "avatar.item.truncated", item_id: string, char_end: number }
+ *   | { type: "avatar.feedback.created", feedback: import("./feedback.js").WireFeedback }
+ *   | { type: "avatar.feedback.deleted", feedback_id: string, item_id: string })} ServerEvent
  *   The events the pages act on; any other `type` arrives too, and falls through a `switch`.
  *
  * @typedef {{ connection: Connection, event: ServerEvent, lost: null }} Topics

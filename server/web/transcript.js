@@ -3,8 +3,9 @@
  * still arriving sit in a hidden tail, and move to the readable text when their sentence is complete.
  */
 
-/** @typedef {import("./answer.js").Answer} Answer */
-/** @typedef {import("./answer.js").Pace} Pace */
+import { element, textButton } from "./elements.js";
+
+/** @import { Answer, Pace } from "./answer.js" */
 
 const SHORTEST_CHUNK = 48;
 const LONGEST_CHUNK = 240;
@@ -18,14 +19,6 @@ export function announceable(tail) {
   for (const match of tail.matchAll(SENTENCE_END)) end = match.index + match[0].length;
   if (end >= SHORTEST_CHUNK) return end;
   return tail.length > LONGEST_CHUNK ? tail.lastIndexOf(" ") + 1 : 0;
-}
-
-/** @param {string} tag @param {string} className @param {string} text */
-function element(tag, className, text = "") {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
 }
 
 /** The pace in words, for reading: "First token 212 ms · 48 tokens/s · 120 tokens". @param {Pace} pace */
@@ -66,7 +59,7 @@ function outcome(answer) {
   }
 }
 
-/** @typedef {{ article: HTMLElement, body: HTMLElement, tail: HTMLElement, meta: HTMLElement }} Bubble */
+/** @typedef {{ article: HTMLElement, body: HTMLElement, tail: HTMLElement, foot: HTMLElement, meta: HTMLElement }} Bubble */
 
 export class Transcript {
   #log;
@@ -125,17 +118,22 @@ export class Transcript {
     this.#keepUp();
   }
 
+  /** The place under an answer. @param {Answer} answer */
+  foot(answer) {
+    return this.#bubbles.get(answer)?.foot;
+  }
+
   /** @param {Answer} answer @param {Pace} pace */
   end(answer, pace) {
     const bubble = this.#bubbles.get(answer);
     if (!bubble) return;
-    const { article, tail, meta } = bubble;
+    const { article, tail, foot, meta } = bubble;
     settle(bubble, tail.textContent?.length ?? 0);
     tail.remove();
     article.dataset["status"] = answer.status;
     this.#place(article, false);
     const what = outcome(answer);
-    if (what) article.insertBefore(element("p", "outcome", what), meta);
+    if (what) article.insertBefore(element("p", "outcome", what), foot);
     meta.textContent = paceInWords(pace);
     if (deservesRetry(answer)) this.#offerRetry(article, answer);
     this.#keepUp();
@@ -194,11 +192,13 @@ export class Transcript {
     const tail = element("span", "tail");
     tail.setAttribute("aria-hidden", "true");
     body.append(tail);
-    const meta = element("footer", "meta");
-    meta.setAttribute("aria-live", "off");
+    const foot = element("footer", "foot");
+    const meta = element("p", "meta");
+    foot.setAttribute("aria-live", "off");
+    foot.append(meta);
     article.dataset["status"] = "waiting";
-    article.append(body, meta);
-    const bubble = { article, body, tail, meta };
+    article.append(body, foot);
+    const bubble = { article, body, tail, foot, meta };
     this.#bubbles.set(answer, bubble);
     return bubble;
   }
@@ -222,8 +222,7 @@ export class Transcript {
 
   /** @param {HTMLElement} article @param {Answer} answer */
   #offerRetry(article, answer) {
-    const again = /** @type {HTMLButtonElement} */ (element("button", "again", "Ask again"));
-    again.type = "button";
+    const again = textButton("again", "Ask again");
     again.addEventListener("click", () => this.#onRetry(answer));
     article.append(again);
   }

@@ -1,0 +1,64 @@
+/**
+ * Ratings over plain HTTP, for answers whose conversation no socket leads to any more. One request a call; retries nothing, keeps
+ * nothing.
+ *
+ * @typedef {{ id: string, item_id: string, rating: "up" | "down", reason?: string | null, comment?: string | null, rated_at_ms?: number }} WireFeedback
+ * @typedef {{ status: "kept", feedback: WireFeedback | null } | { status: "refused", message: string } | { status: "failed" }} Reply
+ *   `kept` without feedback: withdrawn; `failed`: it may be tried again
+ */
+
+/** @import { Tokens } from "./realtime.js" */
+
+const UNKNOWN = 404;
+// Not our mistake, and perhaps over soon: signed out, too slow, too many.
+const PASSING = new Set([401, 408, 425, 429]);
+const LONGEST_WAIT_MS = 15_000;
+
+export class FeedbackPost {
+  #origin;
+  #tokens;
+
+  /** @param {{ origin: string, tokens: Tokens }} options */
+  constructor({ origin, tokens }) {
+    this.#origin = origin;
+    this.#tokens = tokens;
+  }
+
+  /** @param {string} sessionId @param {string} itemId @param {object} feedback @returns {Promise<Reply>} */
+  save(sessionId, itemId, feedback) {
+    return this.#ask("POST", "/v1/feedback", { session_id: sessionId, item_id: itemId, feedback });
+  }
+
+  /** @param {string} feedbackId @returns {Promise<Reply>} */
+  async withdraw(feedbackId) {
+    const reply = await this.#ask("DELETE", `/v1/feedback/${encodeURIComponent(feedbackId)}`);
+    // Nothing to withdraw: what was wanted is so.
+    return reply.status === "refused" && reply.isUnknown ? { status: "kept", feedback: null } : reply;
+  }
+
+  /** @param {string} method @param {string} path @param {object} [body] @returns {Promise<Reply & { isUnknown?: boolean }>} */
+  async #ask(method, path, body) {
+    try {
+      const { value } = await this.#tokens.get();
+      const answer = await fetch(new URL(path, this.#origin), {
+        method,
+        headers: { Authorization: `Bearer ${value}`, "Content-Type": "application/json" },
+        signal: AbortSignal.timeout(LONGEST_WAIT_MS),
+        cache: "no-store",
+        ...(body && { body: JSON.stringify(body) }),
+      });
+      if (answer.ok) return { status: "kept", feedback: method === "POST" ? (await answer.json()).feedback : null };
+      if (answer.status >= 500 || PASSING.has(answer.status)) return { status: "failed" };
+      return { status: "refused", message: await complaint(answer), isUnknown: answer.status === UNKNOWN };
+    } catch {
+      return { status: "failed" };
+    }
+  }
+}
+
+/** What a refusal says for itself. @param {Response} answer */
+async function complaint(answer) {
+  if (answer.status === UNKNOWN) return "The server no longer knows this answer.";
+  const body = await answer.json().catch(() => null);
+  return String(body?.error?.message || `The server refused it (${answer.status}).`);
+}

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.base import EngineError
 from persistence.errors import PersistenceError
+from server.api.audit import audit_routes
 from server.api.client_secrets import client_secret_routes
 from server.api.dev_token import dev_token_routes
 from server.api.me import me_routes
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> Starlette:
         *me_routes(),
         *session_routes(),
         *overview_routes(),
+        *audit_routes(),
         *health_routes(_health_of),
         *([] if settings.is_production else dev_token_routes()),
         *page_routes(),

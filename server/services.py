@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from persistence.archive import Archive
 from persistence.database import Database
+from persistence.recording import Recording
 from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
@@ -43,6 +44,7 @@ class Services(Struct, frozen=True):
     store: Store
     database: Database
     archive: Archive
+    recording: Recording
     access: Access
     audit: AuditTrail
     models: Mapping[str, str]

@@ -13,6 +13,7 @@ import structlog
 from engine.base import Engine
 from persistence.archive import Archive, open_archive
 from persistence.database import Database, open_database
+from persistence.recording import Recording
 from persistence.writer import Writer
 from server.access import Access, AuditTrail
 from server.admission import Admission
@@ -211,6 +212,7 @@ async def _services(
         store=store,
         database=database,
         archive=archive,
+        recording=Recording(store, database, archive),
         access=Access(frozenset(settings.private_clients)),
         audit=AuditTrail(store, now_ms=now_ms),
         models={served: served} | {alias: name or served for alias, name in settings.model_aliases.items()},

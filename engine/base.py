@@ -1,5 +1,6 @@
 """The engine's protocol, its capacity figures and its typed failures. Engines know nothing of sessions' state or of the wire."""
 
+import time
 from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Protocol, Self
@@ -7,6 +8,11 @@ from typing import Protocol, Self
 from msgspec import Struct
 
 from sessions.generation import Chunk, Prompt
+
+
+def epoch_ms() -> int:
+    """Now, in milliseconds since the epoch: what an `Origin` tells its times in."""
+    return time.time_ns() // 1_000_000
 
 
 class EngineError(Exception):
@@ -76,7 +82,7 @@ class Engine(Protocol):
         """Abort what runs and free the model."""
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
-        """Chunks of one answer, the last with `finish_reason` and `usage`; raises `EngineError`.
+        """Chunks of one answer, the last with `finish_reason` and `usage`; the first tells its `origin`. Raises `EngineError`.
 
         With `spoken`, those that come after it: with the text before them, the answer that an undisturbed run would have given.
         Closing the generator or cancelling the task that iterates it aborts the request and frees its slot.

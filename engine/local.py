@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable
+from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable, epoch_ms
 from engine.prompt import EncodedPrompt, PromptEncoder
 from engine.tool_calls import HermesParser
-from sessions.generation import Chunk, FinishReason, FunctionChoice, Prompt, ToolCallDelta
+from sessions.generation import Chunk, FinishReason, FunctionChoice, Origin, Prompt, ToolCallDelta
 
 if TYPE_CHECKING:
-    from engine.local_batch import Batch, Row
+    from engine.local_batch import Batch, Row, Sampling
 
 _MAX_CONTEXT_TOKENS = 8192  # of models that could do more: a laptop's memory could not
 _CONTEXT_WITHOUT_CONFIG = 2048
 _MIN_SHARED_PARAMETERS = 50_000_000  # below, cores that work together wait for each other longer than they work
+_encoder = msgspec.json.Encoder()
 _NUM_PRIMING_TOKENS = 8  # enough of the prompt for a decoder to know whether a word goes on
 
 
@@ -89,7 +90,7 @@ class LocalEngine:
                 return
             reader = _Reader(self._encoder, encoded, prompt)
             answer.prompt = encoded.all_ids + reader.demanded_ids
-            answer.num_left = max(1, encoded.num_left - len(reader.demanded_ids))
+            answer.num_left = answer.max_tokens = max(1, encoded.num_left - len(reader.demanded_ids))
             self._worker.inbox.put(answer)
             is_first, finish = True, None
             while finish is None and (arrived := await answer.arrivals()):
@@ -97,7 +98,8 @@ class LocalEngine:
                 chunk = reader.read(tokens, finish)
                 if is_first or finish:
                     usage = encoded.usage(reader.num_tokens, answer.num_cached)
-                    chunk = msgspec.structs.replace(chunk, usage=usage)
+                    origin = self._worker.origin(answer, encoded.text + reader.demanded)
+                    chunk = msgspec.structs.replace(chunk, usage=usage, origin=origin)
                 if chunk.text or chunk.tool_calls or finish:
                     is_first = False
                     yield chunk
@@ -170,13 +172,17 @@ def _load_weights(folder: str) -> Any:
 
 
 class _Answer:
-    """One request, between the event loop and the thread, which reads `is_aborted` and `prompt` and counts the rest."""
+    """One request, between the event loop and the thread, which reads `is_aborted` and `prompt`, counts the rest and notes its times."""
 
     def __init__(self, response_id: str) -> None:
         self.response_id = response_id
         self.prompt: list[int] = []
         self.num_left = 0
         self.num_cached = 0
+        self.max_tokens = 0
+        self.taken_ms: int | None = None
+        self.first_token_ms: int | None = None
+        self.last_token_ms: int | None = None
         self.is_aborted = False
         self._arrived: deque[tuple[int, FinishReason | None]] = deque()
         self._news = asyncio.Event()
@@ -215,7 +221,7 @@ class _Reader:
 
         self._tokenizer = encoder.tokenizer.backend_tokenizer
         self._parser = HermesParser() if prompt.tools and prompt.tool_choice != "none" else None
-        demanded = _demanded(prompt)
+        self.demanded = demanded = _demanded(prompt)
         self.demanded_ids: list[int] = (
             self._tokenizer.encode(demanded, add_special_tokens=False).ids if demanded else []
         )
@@ -263,6 +269,24 @@ class _Worker(threading.Thread):
         self._waiting: deque[_Answer] = deque()
         self._rows: dict[Row, _Answer] = {}
 
+    def origin(self, answer: _Answer, text: str) -> Origin:
+        """How the answer came to be, as far as it is known by now."""
+        sampling: Sampling = self._batch.sampling
+        used = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "max_tokens": answer.max_tokens,
+            "stop_token_ids": sorted(self._end_tokens),
+        }
+        return Origin(
+            prompt=text,
+            sampling=msgspec.Raw(_encoder.encode(used)),
+            taken_ms=answer.taken_ms,
+            first_token_ms=answer.first_token_ms,
+            last_token_ms=answer.last_token_ms,
+        )
+
     def run(self) -> None:
         try:
             while self._take():
@@ -270,6 +294,7 @@ class _Worker(threading.Thread):
                 while self._waiting and self._batch.can_add:
                     answer = self._waiting.popleft()
                     if not answer.is_aborted:
+                        answer.taken_ms = epoch_ms()
                         self._rows[self._batch.add(answer.prompt)] = answer
                 if self._rows:
                     self._step()
@@ -301,6 +326,8 @@ class _Worker(threading.Thread):
             answer = self._rows[row]
             answer.num_left -= 1
             answer.num_cached = row.num_cached
+            if answer.first_token_ms is None:
+                answer.first_token_ms = epoch_ms()
             finish: FinishReason | None = None
             if row.next_token in self._end_tokens:
                 finish = "stop"
@@ -308,6 +335,7 @@ class _Worker(threading.Thread):
                 finish = "length"
             news.append((answer, row.next_token, finish))
             if finish:
+                answer.last_token_ms = epoch_ms()
                 self._batch.remove(row)
                 del self._rows[row]
         if news:

@@ -48,7 +48,7 @@ class Batch:
         self._model = model
         self._max_rows = max_rows
         self._max_positions = max_positions
-        self._sampling = sampling
+        self.sampling = sampling
         self._cache = _Cache()
         self._kept = _Kept()
         self._running: list[Row] = []
@@ -109,7 +109,7 @@ class Batch:
         logits = self._forward(torch.tensor([row.tokens[start:end]]), positions[None], mask[None, None])
         row.length = end
         if end == len(row.tokens):
-            row.tokens.append(choose(logits, self._sampling)[0])
+            row.tokens.append(choose(logits, self.sampling)[0])
             self._running.append(row)
             self._reading = None
 
@@ -121,7 +121,7 @@ class Batch:
         mask = torch.arange(end)[None, :] <= lengths[:, None]
         tokens = torch.tensor([[row.next_token] for row in rows])
         logits = self._forward(tokens, lengths[:, None], mask[:, None, None])
-        for row, token in zip(rows, choose(logits, self._sampling), strict=True):
+        for row, token in zip(rows, choose(logits, self.sampling), strict=True):
             row.tokens.append(token)
             row.length += 1
 

@@ -14,18 +14,21 @@ from typing import NoReturn, Self, TypeVar
 import httpx
 import msgspec
 import structlog
+from msgspec import Raw
 
-from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong
-from engine.openai_wire import FINISH, Error, Model, Models, messages_of, read_error, read_event, retry_after_s
+from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong, epoch_ms
+from engine.openai_wire import FINISH, Error, Model, Models, Times, messages_of, read_error, read_event, retry_after_s
 from engine.prompt import reserve_tokens, turns_of, without_turns
-from sessions.generation import Chunk, FunctionChoice, Prompt, RetentionRatio, Usage
+from sessions.generation import Chunk, FunctionChoice, Origin, Prompt, RetentionRatio, Usage
 from sessions.items import FunctionCallItem, Item, MessageItem
 
 log = structlog.get_logger()
+_encoder = msgspec.json.Encoder()
 _T = TypeVar("_T")
 
 _MAX_REMEMBERED_SESSIONS = 10_000
 _MAX_LINE_BYTES = 4 << 20
+_NOT_SAMPLING = frozenset({"model", "messages", "tools", "stream", "stream_options"})
 _RETRIABLE = frozenset({429, 500, 502, 503, 504})
 _OVERFLOW = re.compile(
     r"context.{0,10}length|context_length_exceeded|too many tokens|prompt is too long", re.IGNORECASE
@@ -147,27 +150,38 @@ class OpenAIEngine:
         limit = self._limit(prompt)
         is_full = limit is not None and stream.num_spoken >= limit
         lines = await self._open(http, prompt, stream)
-        num_tokens, usage, finish = 0, None, None
+        num_tokens, usage, finish, times = 0, None, None, None
+        origin: Origin | None = None
+        last_token_ms: int | None = None
         async for line in lines:
             event = read_event(line)
             if event.error is not None:
                 raise EngineUnavailable(f"the endpoint failed: {event.error.message}")
             if event.usage is not None:
-                usage = event.usage
+                usage, times = event.usage, event.metrics
             if not event.choices:
                 continue
             choice = event.choices[0]
-            finish = choice.finish_reason or finish
+            if choice.finish_reason:
+                finish, last_token_ms = choice.finish_reason, epoch_ms()
             if is_full:  # one token was asked for, so that the endpoint tells the usage
                 continue
             text, calls = choice.delta.content or "", choice.delta.tool_calls
             if text or calls:
                 num_tokens += 1
-                yield Chunk(text, 1, tuple(call.delta() for call in calls) if calls else ())
+                told = None
+                if origin is None:
+                    told = origin = _origin(stream.body, epoch_ms())
+                    if (
+                        prompt.spoken
+                    ):  # text that only lengthens a message is passed on without a look at what comes with it
+                        yield Chunk(origin=told)
+                yield Chunk(text, 1, tuple(call.delta() for call in calls) if calls else (), origin=told)
         if finish is None:
             raise self._lost("the endpoint ended the answer without a reason")
+        origin = _ended(origin or _origin(stream.body, None), times, stream.posted_ms, last_token_ms)
         if usage is None:
-            yield Chunk("", 0, (), Usage(0, num_tokens), FINISH.get(finish, "stop"))
+            yield Chunk("", 0, (), Usage(0, num_tokens), FINISH.get(finish, "stop"), origin)
             return
         if is_full:
             finish, usage.completion_tokens = "length", 0
@@ -176,7 +190,7 @@ class OpenAIEngine:
             self._tokens_per_char += 0.1 * (whole.input_tokens / stream.num_chars - self._tokens_per_char)
         # The endpoint may put several tokens in one event: the last chunk makes the sum right.
         num_held = max(0, usage.completion_tokens - num_tokens)
-        yield Chunk("", num_held, (), whole, FINISH.get(finish, "stop"))
+        yield Chunk("", num_held, (), whole, FINISH.get(finish, "stop"), origin)
 
     async def _open(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> AsyncIterator[bytes]:
         """Send the request, with less of the history and again as needed, until an answer begins; the lines of its events."""
@@ -188,7 +202,9 @@ class OpenAIEngine:
         while True:
             items = without_turns(turns, num_dropped)
             stream.num_chars = len(prompt.instructions) + sum(_num_chars(item) for item in items)
-            response = await self._send(http, prompt, self._body(prompt, items, stream.num_spoken), stream)
+            stream.body = self._body(prompt, items, stream.num_spoken)
+            stream.posted_ms = epoch_ms()
+            response = await self._send(http, prompt, stream.body, stream)
             if response.status_code == 200:
                 if num_dropped:
                     self._remember(prompt.session_id, num_dropped)
@@ -228,7 +244,7 @@ class OpenAIEngine:
         self, http: httpx.AsyncClient, prompt: Prompt, body: Mapping[str, object], stream: "_Stream"
     ) -> httpx.Response:
         headers = {self._session_header: prompt.session_id} if self._session_header else {}
-        content = msgspec.json.encode(body)
+        content = _encoder.encode(body)
         for attempt in range(self._max_retries + 1):
             request = http.build_request("POST", "chat/completions", content=content, headers=headers)
             if stream.response is not None:
@@ -258,20 +274,21 @@ class OpenAIEngine:
     def _body(self, prompt: Prompt, items: Sequence[Item], num_spoken: int) -> dict[str, object]:
         body: dict[str, object] = {
             "model": self._model,
-            "messages": messages_of(prompt.instructions, items, prompt.spoken),
+            "messages": Raw(_encoder.encode(messages_of(prompt.instructions, items, prompt.spoken))),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
         if (limit := self._limit(prompt)) is not None:
             body["max_completion_tokens"] = max(1, limit - num_spoken)
         if prompt.tools and prompt.tool_choice != "none":
-            body["tools"] = [
+            tools = [
                 {
                     "type": "function",
                     "function": {"name": t.name, "description": t.description or "", "parameters": t.parameters},
                 }
                 for t in prompt.tools
             ]
+            body["tools"] = Raw(_encoder.encode(tools))
             body["tool_choice"] = prompt.tool_choice
             if isinstance(prompt.tool_choice, FunctionChoice):
                 body["tool_choice"] = {"type": "function", "function": {"name": prompt.tool_choice.name}}
@@ -344,9 +361,11 @@ class _Aborted(Exception):
 class _Stream:
     """One running request, and the means to stop its wait from another task."""
 
-    __slots__ = ("is_aborted", "num_chars", "num_spoken", "response", "timeout")
+    __slots__ = ("body", "is_aborted", "num_chars", "num_spoken", "posted_ms", "response", "timeout")
 
     def __init__(self) -> None:
+        self.body: dict[str, object] = {}
+        self.posted_ms = 0
         self.is_aborted = False
         self.num_chars = 0
         self.num_spoken = 0
@@ -407,6 +426,26 @@ class _Lines:
             if len(self._rest) > _MAX_LINE_BYTES:
                 raise EngineUnavailable("the endpoint sent a line without end")
             self._ready = lines[::-1]
+
+
+def _origin(body: Mapping[str, object], first_token_ms: int | None) -> Origin:
+    """How an answer came to be whose first token arrived then. What the endpoint does by default, and when it began, it does not say."""
+    prompt = {name: body[name] for name in ("messages", "tools") if name in body}
+    used = {name: value for name, value in body.items() if name not in _NOT_SAMPLING}
+    return Origin(
+        prompt=_encoder.encode(prompt).decode(),
+        prompt_format="messages",
+        sampling=Raw(_encoder.encode(used)),
+        first_token_ms=first_token_ms,
+    )
+
+
+def _ended(origin: Origin, times: Times | None, posted_ms: int, last_token_ms: int | None) -> Origin:
+    """The same at its end, when vLLM may say how long it took to the first token once it had begun: the way here counts as waiting."""
+    taken_ms, first_ms = None, origin.first_token_ms
+    if times is not None and times.time_to_first_token_ms is not None and first_ms is not None:
+        taken_ms = min(max(posted_ms, first_ms - round(times.time_to_first_token_ms)), first_ms)
+    return msgspec.structs.replace(origin, taken_ms=taken_ms, last_token_ms=last_token_ms if first_ms else None)
 
 
 def _num_to_drop(turns: Sequence[Sequence[Item]], prompt: Prompt, keep: float) -> int:

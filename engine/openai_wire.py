@@ -55,6 +55,12 @@ class TokenUsage(Struct, gc=False):
         return Usage(num_input, self.completion_tokens + num_spoken, min(num_cached, num_input))
 
 
+class Times(Struct, gc=False):
+    """What vLLM tells of a request when it is started with `--enable-per-request-metrics`. The first counts from when it left the queue."""
+
+    time_to_first_token_ms: float | None = None
+
+
 class Error(Struct, gc=False):
     message: str = ""
     code: str | int | None = None
@@ -66,6 +72,7 @@ class Event(Struct, gc=False):
     choices: list[Choice] = []
     usage: TokenUsage | None = None
     error: Error | None = None
+    metrics: Times | None = None
 
 
 class Refusal(Struct):

@@ -35,9 +35,11 @@ _Message = dict[str, Any]  # a chat template's message: JSON, as templates expec
 class EncodedPrompt(Struct, frozen=True):
     """A prompt ready for a model, and what was already said of the answer, which follows it.
 
-    `max_output_tokens` is the whole answer's limit; `tail` is the text after the prompt's last control token.
+    `max_output_tokens` is the whole answer's limit; `tail` is the text after the prompt's last control token. `text` is all that was
+    tokenised, what was said included, before any normalisation of the tokenizer's own.
     """
 
+    text: str
     token_ids: list[int]
     spoken_ids: list[int]
     num_dropped_items: int
@@ -160,13 +162,20 @@ class PromptEncoder:
         if len(ids) > hard_limit:
             raise PromptTooLong(len(ids), hard_limit)
         room = self.max_context_tokens - len(ids)
+        spoken = self._guard_special(prompt.spoken) if prompt.spoken else ""
         return EncodedPrompt(
+            text=(text + spoken).replace(_GUARD, self._unguard),
             token_ids=ids,
-            spoken_ids=self._spoken_ids(text, ids, prompt.spoken, max_cold_chars) if prompt.spoken else [],
+            spoken_ids=self._spoken_ids(text, ids, spoken, max_cold_chars) if spoken else [],
             num_dropped_items=len(prompt.items) - len(items),
             max_output_tokens=min(room, prompt.max_output_tokens or room),
             tail=self._split(text)[-1].replace(_GUARD, ""),
         )
+
+    @property
+    def _unguard(self) -> str:
+        """What becomes of a guard: a character of no width where nothing else keeps a spelled-out token from being one."""
+        return "" if self.is_segmented else "\u200b"
 
     def _num_to_drop(self, prompt: Prompt, turns: list[tuple[Item, ...]], limit: int) -> int:
         """How many of the oldest turns must go, from what each costs in the whole prompt; the caller verifies it."""
@@ -243,20 +252,20 @@ class PromptEncoder:
 
     def _spoken_ids(self, text: str, ids: list[int], spoken: str, max_cold_chars: int | None) -> list[int]:
         """Most likely the tokens that the model itself chose after the prompt's `text`, whose ids stay what they are."""
-        spoken = self._guard_special(spoken)
         whole = self._ids(text + spoken, max_cold_chars)  # alone, some tokenizers would begin it with a space
         return whole[len(ids) :] if whole[: len(ids)] == ids else self._ids(spoken, max_cold_chars)
 
     def _ids(self, text: str, max_cold_chars: int | None) -> list[int]:
         if not self.is_segmented:
-            # Guards stay, as a character of no width: here nothing else keeps a spelled-out token from being one.
             ids: list[int] = self.tokenizer.backend_tokenizer.encode(
-                text.replace(_GUARD, "\u200b"), add_special_tokens=False
+                text.replace(_GUARD, self._unguard), add_special_tokens=False
             ).ids
             return ids
         segments: list[str] = self._split(text)
         if _GUARD in text:
-            segments = [segment.replace(_GUARD, "") if _GUARD in segment else segment for segment in segments]
+            segments = [
+                segment.replace(_GUARD, self._unguard) if _GUARD in segment else segment for segment in segments
+            ]
         if max_cold_chars is not None and len(text) > max_cold_chars:
             cold = sum(len(segment) for segment in segments[::2] if segment not in self._cache)
             if cold > max_cold_chars:

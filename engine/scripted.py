@@ -14,15 +14,16 @@ import zlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, assert_never
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from engine.base import Capacity, EngineOverloaded, EngineUnavailable, PromptTooLong
-from sessions.generation import Chunk, FinishReason, FunctionChoice, FunctionTool, Prompt, ToolCallDelta, Usage
+from engine.base import Capacity, EngineOverloaded, EngineUnavailable, PromptTooLong, epoch_ms
+from sessions.generation import Chunk, FinishReason, FunctionChoice, FunctionTool, Origin, Prompt, ToolCallDelta, Usage
 from sessions.items import FunctionCallItem, FunctionCallOutputItem, Item, MessageItem
 
+_encoder = msgspec.json.Encoder()
 _TEXT = (
     "the answer comes word by word and every one of them was written before you asked so that you can tell at once whether "
     "something got lost on its way or came twice while a listener follows with ease and nobody waits for what is not there"
@@ -84,6 +85,7 @@ class ScriptedEngine:
         input_tokens, cached_tokens = self._count(prompt)
         if script.is_too_long:
             raise PromptTooLong(max(input_tokens, self._max_context_tokens + 1), self._max_context_tokens)
+        origin = _origin(prompt, script)
         loop = asyncio.get_running_loop()
         stream = self._streams[prompt.response_id] = _Stream()
         try:
@@ -104,7 +106,8 @@ class ScriptedEngine:
                 if number == 0 or chunk.finish_reason is not None:
                     num_output = min(script.num_spoken + number + 1, script.num_tokens)
                     usage = Usage(input_tokens, num_output, cached_tokens)
-                    chunk = msgspec.structs.replace(chunk, usage=usage)
+                    origin = _at_token(origin, chunk, epoch_ms())
+                    chunk = msgspec.structs.replace(chunk, usage=usage, origin=origin)
                 yield chunk
             if script.is_failing:
                 raise EngineUnavailable("the script asked for a failure")
@@ -189,6 +192,38 @@ class _Script(Struct, frozen=True):
     wait_s: float
     is_failing: bool
     is_too_long: bool
+
+
+def _origin(prompt: Prompt, script: _Script) -> Origin:
+    """A script has no model: its prompt is what such a one would read, as plain lines."""
+    lines = [f"system: {prompt.instructions}"] if prompt.instructions else []
+    for item in prompt.items:
+        match item:
+            case MessageItem():
+                lines.append(f"{item.role}: {item.text}")
+            case FunctionCallItem():
+                lines.append(f"call: {item.name} {item.arguments}")
+            case FunctionCallOutputItem():
+                lines.append(f"tool: {item.output}")
+            case _:
+                assert_never(item)
+    sampling = {"temperature": 0.0, "max_tokens": prompt.max_output_tokens, "tokens_per_s": script.tokens_per_s}
+    return Origin(
+        prompt="\n".join([*lines, f"assistant: {prompt.spoken}"]),
+        sampling=Raw(_encoder.encode(sampling)),
+        taken_ms=epoch_ms(),
+    )
+
+
+def _at_token(origin: Origin, chunk: Chunk, now_ms: int) -> Origin:
+    """What is known at the first and at the last chunk; an empty answer has no token."""
+    if not chunk.num_tokens and origin.first_token_ms is None:
+        return origin
+    return msgspec.structs.replace(
+        origin,
+        first_token_ms=now_ms if origin.first_token_ms is None else origin.first_token_ms,
+        last_token_ms=None if chunk.finish_reason is None else now_ms,
+    )
 
 
 def _script(prompt: Prompt, num_tokens: int, tokens_per_s: float) -> _Script:

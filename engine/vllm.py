@@ -16,12 +16,14 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable
+from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable, epoch_ms
 from engine.prompt import EncodedPrompt, PromptEncoder
 from engine.tool_calls import ForcedCallParser, HermesParser, ToolCallParser, forced_call_schema
-from sessions.generation import Chunk, FinishReason, Prompt, ToolCallDelta
+from engine.vllm_times import CoreClock, note_times
+from sessions.generation import Chunk, FinishReason, Origin, Prompt, ToolCallDelta
 
 log = structlog.get_logger()
+_encoder = msgspec.json.Encoder(enc_hook=str)
 
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -32,6 +34,8 @@ _ENVIRONMENT = {
 }
 _LIVENESS_S = 0.25
 _FIRST_BACKOFF_S = 1.0
+_ALWAYS_TOLD = frozenset({"temperature", "top_p", "top_k", "max_tokens", "stop", "seed"})
+_NEVER_TOLD = frozenset({"output_kind", "detokenize", "structured_outputs"})
 _MAX_BACKOFF_S = 60.0
 
 
@@ -95,6 +99,7 @@ class VllmEngine:
         running = self._running
         if running is None or running.llm.errored:
             raise EngineUnavailable(self._failure if running is None else "the engine core died")
+        clock = CoreClock()
         encoded = await running.encoder.encode_async(prompt)
         if encoded.num_left <= 0:
             yield Chunk(usage=encoded.usage(), finish_reason="length")
@@ -120,8 +125,11 @@ class VllmEngine:
                     is_open = False
                 elif text or calls:  # a token that ends within a character has no text of its own
                     num_output += num_held
-                    usage = encoded.usage(num_output, out.num_cached_tokens or 0) if is_first else None
-                    yield Chunk(text, num_held, calls, usage)
+                    usage = origin = None
+                    if is_first:
+                        usage = encoded.usage(num_output, out.num_cached_tokens or 0)
+                        origin = first = _origin(running, encoded, params, clock, out.metrics)
+                    yield Chunk(text, num_held, calls, usage, None, origin)
                     num_held, is_first = 0, False
             if is_open:
                 raise EngineUnavailable("vLLM ended the answer without a reason")
@@ -134,7 +142,8 @@ class VllmEngine:
             if finish != "tool_calls":
                 running.encoder.seed(encoded, "".join(said), spelled)
             usage = encoded.usage(num_output + num_held, out.num_cached_tokens or 0)
-            yield Chunk(text, num_held, calls, usage, finish)
+            origin = _origin(running, encoded, params, clock, out.metrics) if is_first else first
+            yield Chunk(text, num_held, calls, usage, finish, _ended(origin, clock, out.metrics))
         except running.dead_error as error:
             is_open = False
             self._died.set()
@@ -222,13 +231,15 @@ class VllmEngine:
             "model": self._model,
             "max_model_len": self._max_model_len,
             "enable_prefix_caching": True,
-            "disable_log_stats": True,
+            "disable_log_stats": False,  # for the core's times; see below
             # Unbounded whitespace between the parts of a demanded call is a trap that small models never leave.
             "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
             **({"enforce_eager": True} if current_platform.is_cpu() else {}),
             **self._engine_args,
         }
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
+        if "disable_log_stats" not in self._engine_args:
+            note_times(llm)
         if self._is_closed:  # closed while this thread was loading: nobody else will end the core
             _shut_down(llm)
             raise EngineUnavailable("the engine is closed")
@@ -243,6 +254,7 @@ class VllmEngine:
             max_requests=llm.vllm_config.scheduler_config.max_num_seqs,
             defaults={**defaults, "output_kind": RequestOutputKind.DELTA},
             sampling_params=SamplingParams,
+            default_params=SamplingParams(),
             structured_outputs=StructuredOutputsParams,
             dead_error=EngineDeadError,
             broken_error=EngineGenerateError,
@@ -273,6 +285,7 @@ class _Running(Struct, frozen=True):
     max_requests: int
     defaults: dict[str, object]
     sampling_params: Any
+    default_params: Any
     structured_outputs: Any
     dead_error: type[Exception]
     broken_error: type[Exception]
@@ -345,6 +358,34 @@ def _shut_down(llm: Any) -> None:
         end = threading.Thread(target=context.term, name="vllm-zmq-end", daemon=True)
         end.start()
         end.join(1.0)
+
+
+def _origin(running: _Running, encoded: EncodedPrompt, params: Any, clock: CoreClock, metrics: Any) -> Origin:
+    """How an answer came to be whose first token is here. Without vLLM's metrics only that moment is known."""
+    used = {
+        name: value
+        for name in params.__struct_fields__
+        if name[0] != "_" and name not in _NEVER_TOLD
+        if (value := getattr(params, name)) != getattr(running.default_params, name) or name in _ALWAYS_TOLD
+    }
+    if params.structured_outputs is not None:
+        used["structured_outputs"] = {
+            name: value for name, value in vars(params.structured_outputs).items() if value and name[0] != "_"
+        }
+    taken_ms, first_ms = (
+        (None, None) if metrics is None else (clock.at_ms(metrics.scheduled_ts), clock.at_ms(metrics.first_token_ts))
+    )
+    return Origin(
+        prompt=encoded.text,
+        sampling=msgspec.Raw(_encoder.encode(used)),
+        taken_ms=taken_ms,
+        first_token_ms=epoch_ms() if first_ms is None else first_ms,
+    )
+
+
+def _ended(origin: Origin, clock: CoreClock, metrics: Any) -> Origin:
+    last_ms = None if metrics is None else clock.at_ms(metrics.last_token_ts)
+    return msgspec.structs.replace(origin, last_token_ms=epoch_ms() if last_ms is None else last_ms)
 
 
 def _finish_reason(reason: str | None, parser: ToolCallParser | None) -> FinishReason:

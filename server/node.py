@@ -20,7 +20,7 @@ from sessions.config import SessionConfig
 from sessions.dialogue import Dialogue
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
 from sessions.journal import Journal
-from sessions.limits import DialogueLimits
+from sessions.limits import MAX_PROMPT_BYTES, DialogueLimits
 from sessions.state import DialogueState, decode_state, encode_state
 from sessions.store import LoadedSession, SessionMeta, Store, epoch_number
 
@@ -47,6 +47,8 @@ class NodeLimits(Protocol):
     def max_item_chars(self) -> int: ...
     @property
     def feedback_reasons(self) -> tuple[str, ...]: ...
+    @property
+    def keep_prompts(self) -> bool: ...
     @property
     def max_outbox_records(self) -> int: ...
     @property
@@ -90,12 +92,13 @@ class Node:
         self._given_up: dict[str, str] = {}  # the epoch under which this node had the session, by its id
         self._num_opening = 0
         self._is_draining = False
-        self._dialogue_limits = DialogueLimits(
+        self.dialogue_limits = DialogueLimits(
             max_items=limits.max_items,
             max_answers=limits.max_responses_per_session,
             max_instructions_chars=limits.max_instructions_chars,
             max_item_chars=limits.max_item_chars,
             feedback_reasons=limits.feedback_reasons,
+            max_prompt_bytes=MAX_PROMPT_BYTES if limits.keep_prompts else 0,
         )
 
     @property
@@ -105,6 +108,10 @@ class Node:
 
     def __contains__(self, session: LiveSession) -> bool:
         return self._sessions.get(session.session_id) is session
+
+    def find(self, session_id: str) -> LiveSession | None:
+        """The session as it lives here, though another node may have claimed it by now; None when it does not."""
+        return self._sessions.get(session_id)
 
     @property
     def is_draining(self) -> bool:
@@ -135,7 +142,7 @@ class Node:
             new_id=new_id,
             expires_at=self._expires_at(),
             model_version=self._model_version,
-            limits=self._dialogue_limits,
+            limits=self.dialogue_limits,
         )
         session = LiveSession(self, dialogue, meta=meta, epoch=epoch, feed=Feed(connection))
         self._sessions[session_id] = session
@@ -206,7 +213,7 @@ class Node:
             new_id=new_id,
             expires_at=self._expires_at(),
             model_version=self._model_version,
-            limits=self._dialogue_limits,
+            limits=self.dialogue_limits,
         )
         if (old := self._sessions.get(session_id)) is not None:
             # A resume and an adoption, or two adoptions of which one's reply was lost; the store knows the later epoch only.

@@ -301,6 +301,9 @@ class Settings(BaseSettings):
     max_instructions_chars: Count = Field(32_768, description="longest instructions")
     max_item_chars: Count = Field(65_536, description="longest text of one item")
     max_items: Count = Field(2_000, description="most items of one dialogue")
+    keep_prompts: bool = Field(
+        True, description="each answer is stored with the exact text that its model read, up to 1 MiB"
+    )
     feedback_reasons: Annotated[Names, AfterValidator(_short_words)] = Field(
         ("inaccurate", "unsafe", "off-topic", "too-long", "too-slow", "other"),
         description="reasons that a rating may give",

@@ -5,9 +5,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from sessions.generation import Prompt, Usage
+from sessions.generation import Origin, Prompt, Usage
 from sessions.items import FunctionCallItem, Item, ItemStatus, MessageItem, OutputText
-from sessions.records import PredictionRecord, PredictionStatus
+from sessions.records import PredictionRecord, PredictionStatus, Trace
 from sessions.repetition import Repetition
 from sessions.server_events import (
     CachedTokenDetails,
@@ -21,6 +21,7 @@ from sessions.server_events import (
 from sessions.utf16 import num_units
 
 _encoder = msgspec.json.Encoder()
+_UNTOLD = Origin(prompt=None, sampling=msgspec.Raw(b"{}"))
 
 
 class OpenMessage:
@@ -91,7 +92,9 @@ class Answer:
         "metadata",
         "num_tokens",
         "open",
+        "origin",
         "prompt",
+        "prompt_version",
         "repeated",
         "repetition",
         "sent_chars",
@@ -109,6 +112,7 @@ class Answer:
         metadata: dict[str, str] | None,
         created_ms: int,
         first_sequence: int,
+        prompt_version: str | None = None,
     ) -> None:
         self.prompt = prompt
         self.conversation_id = conversation_id
@@ -117,6 +121,8 @@ class Answer:
         self.metadata = metadata
         self.created_ms = created_ms
         self.first_sequence = first_sequence
+        self.prompt_version = prompt_version
+        self.origin = _UNTOLD
         self.first_token_ms: int | None = None
         self.num_tokens = 0
         self.usage: Usage | None = None
@@ -149,6 +155,14 @@ class Answer:
     def unfinished_text(self) -> str:
         """The text so far of the message that is being said; empty when none is."""
         return self.unfinished.text() if isinstance(self.unfinished, OpenMessage) else ""
+
+    def told(self, origin: Origin, max_prompt_bytes: int) -> None:
+        """The engine tells how the answer came to be, the second time more of it; a longer prompt than this is not remembered."""
+        text = origin.prompt or ""
+        # A character has 4 bytes at most, so that nearly every prompt is measured without being encoded.
+        if 4 * len(text) > max_prompt_bytes and len(text.encode(errors="surrogatepass")) > max_prompt_bytes:
+            origin = msgspec.structs.replace(origin, prompt=None)
+        self.origin = origin
 
     def end_repetition(self) -> None:
         """What clients have was generated again, or will not be: the answer goes on, or ends, where it was."""
@@ -188,6 +202,7 @@ class Answer:
         sequence: int,
         model: str,
         model_version: str,
+        persona: str,
         done_ms: int,
     ) -> PredictionRecord:
         """The answer, which has ended, as a record; `reason` where it says more than the wire's."""
@@ -214,6 +229,22 @@ class Answer:
             done_ms=done_ms,
             error=error.message if error else None,
             sent_chars=num_units(text) if self.sent_chars is None else self.sent_chars,
+            trace=self._trace(persona, done_ms),
+        )
+
+    def _trace(self, persona: str, done_ms: int) -> Trace:
+        origin, last_token_ms = self.origin, self.origin.last_token_ms
+        if last_token_ms is None and self.first_token_ms is not None:
+            last_token_ms = done_ms  # an answer that was stopped was being decoded until then
+        return Trace(
+            prompt=origin.prompt,
+            prompt_format=origin.prompt_format,
+            sampling=origin.sampling,
+            queued_ms=origin.taken_ms,
+            engine_first_token_ms=origin.first_token_ms,
+            last_token_ms=last_token_ms,
+            prompt_version=self.prompt_version,
+            persona=persona,
         )
 
 

@@ -6,6 +6,7 @@ from sessions.answer import Answer, OpenCall, OpenMessage
 from sessions.draft import Draft
 from sessions.generation import Chunk, ToolCallDelta
 from sessions.items import Item
+from sessions.limits import MAX_PROMPT_BYTES
 from sessions.listener import Listener
 from sessions.new_items import NewId
 from sessions.records import PredictionStatus
@@ -43,10 +44,30 @@ _DIFFERS = StatusDetails(
 class Answering:
     """The responses of one dialogue that have begun and not ended. `current` is the conversation's own, of which there is one at most."""
 
-    __slots__ = ("_draft", "_listener", "_model", "_model_version", "_new_id", "_timeline", "current", "open")
+    __slots__ = (
+        "_draft",
+        "_listener",
+        "_max_prompt_bytes",
+        "_model",
+        "_model_version",
+        "_new_id",
+        "_persona",
+        "_timeline",
+        "current",
+        "open",
+    )
 
     def __init__(
-        self, draft: Draft, timeline: Timeline, listener: Listener, *, new_id: NewId, model: str, model_version: str
+        self,
+        draft: Draft,
+        timeline: Timeline,
+        listener: Listener,
+        *,
+        new_id: NewId,
+        model: str,
+        model_version: str,
+        persona: str = "",
+        max_prompt_bytes: int = MAX_PROMPT_BYTES,
     ) -> None:
         self._draft = draft
         self._timeline = timeline
@@ -54,6 +75,8 @@ class Answering:
         self._new_id = new_id
         self._model = model
         self._model_version = model_version
+        self._persona = persona
+        self._max_prompt_bytes = max_prompt_bytes
         self.open: dict[str, Answer] = {}
         self.current: Answer | None = None
 
@@ -102,6 +125,8 @@ class Answering:
             answer.first_token_ms = now_ms
         if chunk.usage is not None:
             answer.usage = chunk.usage
+        if chunk.origin is not None:
+            answer.told(chunk.origin, self._max_prompt_bytes)
         if answer.repetition is not None:
             try:
                 chunk = answer.repetition.take(chunk)
@@ -264,6 +289,7 @@ class Answering:
                 sequence=draft.next_sequence - 1,
                 model=self._model,
                 model_version=self._model_version,
+                persona=self._persona,
                 done_ms=now_ms,
             )
         )

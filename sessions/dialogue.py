@@ -101,6 +101,8 @@ class Dialogue:
             new_id=new_id,
             model=state.config.model,
             model_version=model_version,
+            persona=meta.client_id,
+            max_prompt_bytes=limits.max_prompt_bytes,
         )
         self._conversation = Conversation(
             self._draft,

@@ -70,11 +70,28 @@ class ToolCallDelta(Struct, frozen=True):
     arguments: str = ""
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """How an answer came to be, as its engine tells. Times are milliseconds since the epoch, None where the engine cannot know them.
+
+    `prompt` is the very text that the model read before its first token, or the JSON of messages and tools as posted where an endpoint
+    renders them. `sampling` is the JSON object of what was in force, the model's own defaults included where they are known.
+    `taken_ms` is when the request left the engine's queue.
+    """
+
+    prompt: str | None
+    prompt_format: Literal["text", "messages"] = "text"
+    sampling: Raw
+    taken_ms: int | None = None
+    first_token_ms: int | None = None
+    last_token_ms: int | None = None
+
+
 class Chunk(Struct, frozen=True):
     """What an engine produced since its last chunk: text without half characters, tool call pieces, or both.
 
     `num_tokens` counts the tokens that were decoded for it. `usage` is set on the first chunk when the engine knows its input by then,
-    and always on the last one, which is the one with `finish_reason`. Text of tool calls never appears in `text`.
+    and always on the last one, which is the one with `finish_reason`. Text of tool calls never appears in `text`. `origin` is set on the
+    first chunk, and again on the last one, where more of it is known.
     """
 
     text: str = ""
@@ -82,3 +99,4 @@ class Chunk(Struct, frozen=True):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
+    origin: Origin | None = None

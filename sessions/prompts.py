@@ -1,12 +1,14 @@
 """What a response.create asks for: checked, completed from the session, and made an answer with a prompt for the engine."""
 
+import hashlib
 from typing import Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 
 from sessions.answer import Answer
 from sessions.client_events import ItemReference, NewInput, ResponseParams
-from sessions.config import SessionConfig, check_max_output_tokens, check_tools
+from sessions.config import NULL, SessionConfig, check_max_output_tokens, check_tools
 from sessions.generation import FunctionChoice, FunctionTool, Prompt, ToolChoice, Truncation
 from sessions.items import FunctionCallItem, Item
 from sessions.limits import DialogueLimits
@@ -14,12 +16,15 @@ from sessions.new_items import NewId, make_item
 from sessions.timeline import Timeline
 from sessions.wire_errors import BadEvent
 
+_MAX_VERSION_CHARS = 64
+
 
 class Plan(Struct, frozen=True):
     """A response that may begin: nothing of it can be refused any more. `given` replaces the dialogue in its prompt; ids refer to it."""
 
     in_conversation: bool
     instructions: str
+    prompt_version: str
     tools: tuple[FunctionTool, ...]
     tool_choice: ToolChoice
     max_output_tokens: int | Literal["inf"]
@@ -39,9 +44,11 @@ def plan_response(
     tools = config.tools if params.tools is None else params.tools
     choice = config.tool_choice if params.tool_choice is None else params.tool_choice
     check_choice(choice, tools, "response.tool_choice")
+    instructions = config.instructions if params.instructions is None else params.instructions
     return Plan(
         in_conversation=params.conversation != "none",
-        instructions=config.instructions if params.instructions is None else params.instructions,
+        instructions=instructions,
+        prompt_version=_prompt_version(instructions, params, config),
         tools=() if choice == "none" else tools,
         tool_choice=choice,
         max_output_tokens=config.max_output_tokens if params.max_output_tokens is None else params.max_output_tokens,
@@ -81,6 +88,7 @@ def make_answer(
         metadata=plan.metadata,
         created_ms=created_ms,
         first_sequence=first_sequence,
+        prompt_version=plan.prompt_version,
     )
 
 
@@ -95,6 +103,33 @@ def check_instructions(text: str, limits: DialogueLimits, param: str) -> None:
     if len(text) > limits.max_instructions_chars:
         message = f"Expected at most {limits.max_instructions_chars} characters, got {len(text)}."
         raise BadEvent("string_above_max_length", message, param)
+
+
+class _PromptReference(Struct):
+    version: str | None = None
+
+
+_reference_decoder = msgspec.json.Decoder(_PromptReference | None)
+
+
+def _prompt_version(instructions: str, params: ResponseParams, config: SessionConfig) -> str:
+    """The client's own name for these instructions, else their digest. The session's name is not that of a response's own instructions."""
+    named: tuple[Raw, ...] = (params.prompt,)
+    if instructions == config.instructions:
+        named = (params.prompt, config.prompt)
+    for reference in named:
+        if reference != NULL and (version := _version(reference)):
+            return version
+    return f"sha256:{hashlib.sha256(instructions.encode(errors='surrogatepass')).hexdigest()[:12]}"
+
+
+def _version(reference: Raw) -> str | None:
+    """What OpenAI's `prompt` object (`id`, `version`, `variables`) names; nothing else of it is used here."""
+    try:
+        prompt = _reference_decoder.decode(reference)
+    except msgspec.MsgspecError:  # it is only echoed, so that it was never checked
+        return None
+    return prompt.version[:_MAX_VERSION_CHARS] if prompt is not None and prompt.version else None
 
 
 def _check_metadata(metadata: dict[str, str] | None) -> None:

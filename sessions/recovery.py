@@ -103,6 +103,7 @@ def _save(answer: Answer, config: SessionConfig, timeline: Timeline, next_sequen
         num_tokens=answer.num_tokens,
         usage=answer.usage,
         sent_chars=answer.sent_chars,
+        prompt_version=answer.prompt_version,
     )
 
 
@@ -127,6 +128,7 @@ def _load(
         metadata=state.metadata,
         created_ms=state.created_ms,
         first_sequence=state.first_sequence,
+        prompt_version=state.prompt_version,
     )
     answer.done = list(_resolved(state.done, timeline))
     answer.open = _reopened(state.unfinished, len(state.done))

@@ -43,6 +43,7 @@ class AnswerState(Struct, frozen=True, omit_defaults=True):
     num_tokens: int = 0
     usage: Usage | None = None
     sent_chars: int | None = None
+    prompt_version: str | None = None
 
 
 class DialogueState(Struct, frozen=True, omit_defaults=True):

@@ -108,4 +108,6 @@ async def test_the_limit_is_the_whole_answers(engine: Engine, question: str) -> 
     assert [cut + text_of(rest) for cut, rest in rests.items()] == [text_of(whole)] * len(cuts)
     assert {rest[-1].finish_reason for rest in rests.values()} == {"length"}
     assert {usage_of(rest[-1]) for rest in rests.values()} == {usage_of(whole[-1])}
-    assert [replace(chunk, usage=None) for chunk in rests[text_of(whole)]] == [Chunk(finish_reason="length")]
+    assert [replace(chunk, usage=None, origin=None) for chunk in rests[text_of(whole)]] == [
+        Chunk(finish_reason="length")
+    ]

@@ -133,7 +133,7 @@ async def test_the_rest_keeps_the_space_that_a_tokenizer_takes_from_beginnings()
     tokenizer = Tokenizer(models.WordLevel({"▁Hello": 0, "▁there": 1}, unk_token="▁Hello"))
     tokenizer.decoder = decoders.Metaspace()
     encoder: Any = SimpleNamespace(tokenizer=SimpleNamespace(backend_tokenizer=tokenizer))
-    encoded = EncodedPrompt(token_ids=[], spoken_ids=[0], num_dropped_items=0, max_output_tokens=9, tail="")
+    encoded = EncodedPrompt(text="", token_ids=[], spoken_ids=[0], num_dropped_items=0, max_output_tokens=9, tail="")
 
     chunk = _Reader(encoder, encoded, make_prompt(spoken="Hello")).read([1], None)
 

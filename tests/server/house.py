@@ -34,6 +34,7 @@ class Limits(Struct, frozen=True):
     max_instructions_chars: int = 1000
     max_item_chars: int = 1000
     feedback_reasons: tuple[str, ...] = ("inaccurate", "other")
+    keep_prompts: bool = True
     max_outbox_records: int = 1000
     resume_grace_s: float = 30.0
     lease_s: float = 0.3

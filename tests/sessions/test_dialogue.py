@@ -1047,6 +1047,7 @@ def test_a_prediction_says_all_of_its_answer() -> None:
         first_token_ms=NOW_MS + 30,
         done_ms=NOW_MS + 50,
         sent_chars=5,
+        trace=record.trace,
     )
     assert msgspec.json.decode(record.output) == talk.events[-1]["response"]["output"]
     assert msgspec.json.decode(record.request) == {

@@ -16,6 +16,7 @@ from server.api.audit import audit_routes
 from server.api.client_secrets import client_secret_routes
 from server.api.dev_token import dev_token_routes
 from server.api.me import me_routes
+from server.api.notes import note_routes
 from server.api.overview import overview_routes
 from server.api.sessions import session_routes
 from server.health import Health, health_routes
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> Starlette:
         *client_secret_routes(),
         *me_routes(),
         *session_routes(),
+        *note_routes(),
         *overview_routes(),
         *audit_routes(),
         *health_routes(_health_of),

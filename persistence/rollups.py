@@ -65,7 +65,7 @@ async def overview(
     async with database.snapshot() as connection:
         for row in await connection.execute(statement):
             sums.setdefault((row.day, row.model), _Sum()).add(row)
-    return [_figures(day, name, sums[day, name]) for day, name in sorted(sums)]
+    return [_figures(day, name, sums[day, name]) for day, name in sorted(sums) if any(sums[day, name].counts.values())]
 
 
 class _Sum:

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.database import Database
 from persistence.places import created_ms_of, first_place
-from persistence.rows import milliseconds
+from persistence.rollups import DayFigures as DayFigures
+from persistence.rollups import overview as overview
 from persistence.search_plan import Plan, make_plan
 from persistence.search_plan import SessionFilter as SessionFilter
 from persistence.search_tables import indexed, summaries
@@ -22,6 +23,7 @@ from persistence.snippets import snippet, unpack_text
 from persistence.summaries import Summary
 from persistence.terms import query_words
 from persistence.timed import timed
+from persistence.times import milliseconds
 
 _BUDGET_S: Final = 0.02
 _FIRST_DEPTH: Final = 250

@@ -25,6 +25,7 @@ from sessions.client_events import (
 from sessions.dialogue import Dialogue, EndReason
 from sessions.effects import Close, Effects
 from sessions.errors import StoreUnavailable
+from sessions.feedback import Feedback
 from sessions.generation import Prompt
 from sessions.server_events import ErrorEvent, encode_event, with_sequence_number
 from sessions.store import Append, AppendStatus, SessionMeta
@@ -176,6 +177,16 @@ class LiveSession:
             self._apply(self._dialogue.report(_CLOSING.as_wire_error(event.event_id)))
             return True
         return False
+
+    def check_rating(self, item_id: str, feedback: Feedback) -> None:
+        """`BadEvent` when `rate` would refuse it."""
+        self._dialogue.check_rating(item_id, feedback)
+
+    def rate(self, item_id: str, feedback: Feedback) -> Feedback:
+        """What the session's user chose by another way than the connection, and has durably; what holds now. `BadEvent` as it says."""
+        current, effects = self._dialogue.rate(item_id, feedback, self._node.now_ms())
+        self._apply(effects)
+        return current
 
     async def room(self) -> None:
         """Return when an answer may go on: the journal has room for its events and the connection is not congested."""

@@ -15,14 +15,19 @@ from ulid import ULID
 from persistence.archive import Archive, PutResult
 from persistence.database import Database
 from persistence.writer import Writer, WriterOptions
+from sessions.feedback import feedback_id
 from sessions.records import (
     ArchiveRecord,
+    AuditRecord,
+    FeedbackRecord,
     HeardRecord,
+    NoteRecord,
     PredictionRecord,
     Record,
     RequestRecord,
     SentRecord,
     SessionRecord,
+    Trace,
     TurnRecord,
     encode_record,
 )
@@ -103,6 +108,60 @@ def make_heard(session_id: str, response_id: str, **changes: Any) -> HeardRecord
         heard_text="Ich heiße 🙂",
         heard_chars=12,
         at_ms=CREATED_MS + 2100,
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_trace(**changes: Any) -> Trace:
+    trace = Trace(
+        prompt="<|user|>Wie heißt du? 🙂<|assistant|>",
+        sampling=Raw(b'{"temperature":0.8,"max_tokens":64}'),
+        queued_ms=CREATED_MS + 1503,
+        engine_first_token_ms=CREATED_MS + 1529,
+        last_token_ms=CREATED_MS + 1715,
+        prompt_version="sha256:0123456789ab",
+        persona="kiosk",
+    )
+    return msgspec.structs.replace(trace, **changes)
+
+
+def make_feedback(session_id: str, item_id: str = "item_2", user_id: str = "anna", **changes: Any) -> FeedbackRecord:
+    record = FeedbackRecord(
+        feedback_id=feedback_id(session_id, item_id, user_id),
+        session_id=session_id,
+        item_id=item_id,
+        user_id=user_id,
+        role="user",
+        sequence=18,
+        rating="up",
+        rated_ms=CREATED_MS + 3000,
+        received_ms=CREATED_MS + 3020,
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_note(session_id: str, **changes: Any) -> NoteRecord:
+    record = NoteRecord(
+        note_id=new_id("note"),
+        session_id=session_id,
+        author_id="sam",
+        text="Zögert hier. 🙂",
+        position_ms=1720,
+        created_ms=CREATED_MS + 60_000,
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_audit(session_id: str | None = None, **changes: Any) -> AuditRecord:
+    record = AuditRecord(
+        audit_id=new_id("audit"),
+        actor_id="sam",
+        role="support",
+        client_id="kiosk",
+        action="session.view",
+        session_id=session_id,
+        detail=Raw(b'{"b":"\\u00e9","a":1}'),
+        at_ms=CREATED_MS + 60_000,
     )
     return msgspec.structs.replace(record, **changes)
 

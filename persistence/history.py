@@ -56,7 +56,7 @@ class StoredPrediction(Struct, frozen=True):
     """One answer. `output` and `request` are JSON documents, as they were encoded up to what the database's JSON type changes.
 
     `text` is what was generated; `sent_chars` of it were handed to a client, and `heard_text` of it was heard, where anybody told. Both
-    counts are UTF-16 code units. `trace` is None of an answer that a release before traces stored.
+    counts are UTF-16 code units. `heard_ms` is when that was told. `trace` is None of an answer that a release before traces stored.
     """
 
     response_id: str
@@ -78,6 +78,7 @@ class StoredPrediction(Struct, frozen=True):
     sent_chars: int | None
     heard_text: str | None
     heard_chars: int | None
+    heard_ms: int | None = None
     trace: StoredTrace | None = None
 
 
@@ -114,7 +115,14 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
             select(turns).where(turns.c.session_id == session_id, turns.c.number.is_not(None)).order_by(turns.c.number)
         )
         prediction_rows = await connection.execute(
-            select(predictions, sent.c.sent_chars, heard.c.heard_text, heard.c.heard_chars, *_TRACE_COLUMNS)
+            select(
+                predictions,
+                sent.c.sent_chars,
+                heard.c.heard_text,
+                heard.c.heard_chars,
+                heard.c.heard_at,
+                *_TRACE_COLUMNS,
+            )
             .select_from(
                 predictions.outerjoin(sent, _is_of_prediction(sent))
                 .outerjoin(heard, _is_of_prediction(heard))
@@ -167,6 +175,7 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
                 sent_chars=row.sent_chars,
                 heard_text=row.heard_text,
                 heard_chars=row.heard_chars,
+                heard_ms=optional_milliseconds(row.heard_at),
                 trace=_trace(row),
             )
             for row in prediction_rows

@@ -6,7 +6,7 @@ Reads only, a part or a page at a time: nothing is claimed, trimmed or mended. W
 import asyncio
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import structlog
@@ -128,7 +128,7 @@ class Recording:
             holes=tuple(holes),
         )
 
-    async def events(self, session_id: str, after: int = 0) -> AsyncIterator[Recorded]:
+    async def events(self, session_id: str, after: int = 0) -> AsyncGenerator[Recorded, None]:
         """The events numbered above `after` that are committed by now, in order and unchanged, and the holes between them."""
         expected, sought_again = after + 1, 0
         while True:

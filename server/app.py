@@ -15,9 +15,12 @@ from persistence.errors import PersistenceError
 from server.api.audit import audit_routes
 from server.api.client_secrets import client_secret_routes
 from server.api.dev_token import dev_token_routes
+from server.api.export import export_routes
+from server.api.feedback import feedback_routes
 from server.api.me import me_routes
 from server.api.notes import note_routes
 from server.api.overview import overview_routes
+from server.api.session import whole_session_routes
 from server.api.sessions import session_routes
 from server.health import Health, health_routes
 from server.jwks import JwksError
@@ -50,7 +53,10 @@ def create_app(settings: Settings) -> Starlette:
         WebSocketRoute("/v1/realtime", realtime),
         *client_secret_routes(),
         *me_routes(),
+        *feedback_routes(),
         *session_routes(),
+        *whole_session_routes(),
+        *export_routes(),
         *note_routes(),
         *overview_routes(),
         *audit_routes(),

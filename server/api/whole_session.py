@@ -1,0 +1,142 @@
+"""One session with all that is known of it, for staff: from the tables, the recording, and the store where the writer was not yet."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Raw, Struct
+
+from persistence.errors import ArchiveUnavailable
+from persistence.feedback import StoredFeedback, feedback_of_session
+from persistence.history import StoredPrediction, StoredTurn, load_dialogue
+from persistence.notes import StoredNote, notes_of_session
+from persistence.recording import Extent, Hole
+from persistence.summaries import Summary
+from persistence.waterfall import Step, waterfall
+from server.api.summary import summary_of
+from server.services import Services
+from sessions.store import SessionMeta
+
+# What is not as it should be: the tables do not know the session yet; the archive cannot be reached now; events cannot be shown.
+Warning = Literal["not_stored_yet", "archive_unavailable", "events_missing"]
+
+
+class ExtentView(Struct, frozen=True):
+    """`Extent`, without whose session it is."""
+
+    first_sequence: int
+    last_sequence: int
+    first_ms: int
+    last_ms: int
+    num_events: int
+    is_live: bool
+    holes: tuple[Hole, ...]
+
+
+class AnswerView(Struct, frozen=True, kw_only=True):
+    """One answer and how it came to be; what a release before traces did not keep is null."""
+
+    response_id: str
+    turn_id: str | None
+    model: str
+    model_version: str
+    prompt_version: str | None
+    persona: str | None
+    status: str
+    status_reason: str | None
+    error: str | None
+    text: str
+    output: Raw
+    request: Raw
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    created_ms: int
+    first_token_ms: int | None
+    done_ms: int
+    sent_chars: int | None
+    heard_text: str | None
+    heard_chars: int | None
+    prompt: str | None
+    prompt_format: str | None
+    sampling: Raw | None
+    waterfall: Sequence[Step]
+
+
+class WholeSession(Struct, frozen=True, kw_only=True):
+    """The answer. `extent` is None while the archive cannot be reached; `warnings` say what is not as it should be."""
+
+    session: Summary
+    extent: ExtentView | None
+    turns: Sequence[StoredTurn]
+    answers: list[AnswerView]
+    feedback: Sequence[StoredFeedback]
+    notes: Sequence[StoredNote]
+    warnings: list[Warning]
+    audit_id: str | None = None
+
+
+async def whole_session(services: Services, meta: SessionMeta) -> WholeSession:
+    """All of it. The errors of a store or a database that is away go through: without them there is nothing to show."""
+    warnings: list[Warning] = []
+    extent: Extent | None = None
+    try:
+        extent = await services.recording.extent(meta.session_id)
+    except ArchiveUnavailable:
+        warnings.append("archive_unavailable")
+    if extent is not None and extent.holes:
+        warnings.append("events_missing")
+    dialogue = await load_dialogue(services.database, meta.session_id)
+    if dialogue is None:
+        warnings.append("not_stored_yet")
+    return WholeSession(
+        session=await summary_of(services, meta),
+        extent=None if extent is None else _extent(extent),
+        turns=() if dialogue is None else dialogue.turns,
+        answers=[] if dialogue is None else [_answer(prediction) for prediction in dialogue.predictions],
+        feedback=await feedback_of_session(services.database, meta.session_id),
+        notes=await notes_of_session(services.database, meta.session_id),
+        warnings=warnings,
+    )
+
+
+def _answer(prediction: StoredPrediction) -> AnswerView:
+    trace = prediction.trace
+    return AnswerView(
+        response_id=prediction.response_id,
+        turn_id=prediction.turn_id,
+        model=prediction.model,
+        model_version=prediction.model_version,
+        prompt_version=trace.prompt_version if trace else None,
+        persona=trace.persona if trace else None,
+        status=prediction.status,
+        status_reason=prediction.status_reason,
+        error=prediction.error,
+        text=prediction.text,
+        output=Raw(prediction.output.encode()),
+        request=Raw(prediction.request.encode()),
+        input_tokens=prediction.input_tokens,
+        output_tokens=prediction.output_tokens,
+        cached_tokens=prediction.cached_tokens,
+        created_ms=prediction.created_ms,
+        first_token_ms=prediction.first_token_ms,
+        done_ms=prediction.done_ms,
+        sent_chars=prediction.sent_chars,
+        heard_text=prediction.heard_text,
+        heard_chars=prediction.heard_chars,
+        prompt=trace.prompt if trace else None,
+        prompt_format=trace.prompt_format if trace else None,
+        sampling=Raw(trace.sampling.encode()) if trace else None,
+        waterfall=waterfall(prediction),
+    )
+
+
+def _extent(extent: Extent) -> ExtentView:
+    return ExtentView(
+        first_sequence=extent.first_sequence,
+        last_sequence=extent.last_sequence,
+        first_ms=extent.first_ms,
+        last_ms=extent.last_ms,
+        num_events=extent.num_events,
+        is_live=extent.is_live,
+        holes=extent.holes,
+    )

@@ -1,0 +1,243 @@
+"""One session with all that is known of it: stored, live, damaged, half away; and nothing shown that the trail does not hold. P9."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from persistence.database import Database
+from persistence.errors import ArchiveUnavailable, DatabaseUnavailable
+from persistence.recording import Recording
+from server.access import AuditTrail
+from sessions.errors import StoreUnavailable
+from sessions.feedback import feedback_id
+from sessions.records import FeedbackRecord, NoteRecord, Record, Trace
+from sessions.sqlite_store import SqliteStore
+from tests.persistence.builders import (
+    CREATED_MS,
+    make_archive,
+    make_events,
+    make_heard,
+    make_prediction,
+    make_session,
+    make_turn,
+)
+from tests.server.console import open_console, token
+
+SESSION_ID = "sess_01K00000000000000000000001"
+PATH = f"/v1/sessions/{SESSION_ID}"
+NASTY = "<script>alert(1)</script> \x1b[31m\x00\u202e &lt; 🙂\r\n"
+TRACE = Trace(
+    prompt=NASTY,
+    prompt_format="text",
+    sampling=Raw(b'{"temperature":0.7}'),
+    queued_ms=CREATED_MS + 1505,
+    engine_first_token_ms=CREATED_MS + 1530,
+    last_token_ms=CREATED_MS + 1700,
+    prompt_version="v7",
+    persona="kiosk",
+)
+
+
+def make_records() -> list[Record]:
+    """A session with a turn, an answer of which a part was heard, a rating and a note."""
+    turn = make_turn(SESSION_ID, text=NASTY)
+    prediction = make_prediction(SESSION_ID, turn.turn_id, text=NASTY, response_id="resp_1", trace=TRACE)
+    rating = FeedbackRecord(
+        feedback_id=feedback_id(SESSION_ID, "item_2", "anna"),
+        session_id=SESSION_ID,
+        item_id="item_2",
+        user_id="anna",
+        role="user",
+        sequence=18,
+        rating="down",
+        reason="too-long",
+        comment=NASTY,
+        rated_ms=CREATED_MS + 3000,
+        received_ms=CREATED_MS + 3000,
+    )
+    note = NoteRecord(
+        note_id="note_1",
+        session_id=SESSION_ID,
+        author_id="bob",
+        text=NASTY,
+        position_ms=1500,
+        created_ms=CREATED_MS + 9000,
+    )
+    return [
+        make_session(SESSION_ID),
+        turn,
+        prediction,
+        make_heard(SESSION_ID, "resp_1", at_ms=CREATED_MS + 2100),
+        rating,
+        note,
+    ]
+
+
+async def test_all_that_is_stored_of_a_session_is_shown_untouched(tmp_path: Path) -> None:
+    async with open_console(tmp_path) as console:
+        await console.seed(SESSION_ID, make_events(30), make_records())
+        await console.settled()
+
+        shown = await console.get(PATH, token())
+
+    body = shown.json()
+    (turn,), (answer,), (rating,), (note,) = body["turns"], body["answers"], body["feedback"], body["notes"]
+    assert (shown.headers["content-type"], shown.headers["x-content-type-options"]) == ("application/json", "nosniff")
+    assert shown.headers["cache-control"] == "no-store"
+    assert (body["session"]["num_turns"], body["session"]["num_down"]) == (1, 1)
+    assert (body["extent"]["first_sequence"], body["extent"]["last_sequence"]) == (1, 30)
+    assert (body["extent"]["num_events"], body["extent"]["is_live"], body["extent"]["holes"]) == (30, True, [])
+    assert [turn["text"], answer["text"], answer["prompt"], rating["comment"], note["text"]] == [NASTY] * 5
+    assert (answer["prompt_version"], answer["persona"], answer["sampling"]) == ("v7", "kiosk", {"temperature": 0.7})
+    assert (answer["output"][0]["id"], answer["request"]["tools"]) == ("item_2", [])
+    assert (rating["rating"], rating["reason"], rating["response_id"]) == ("down", "too-long", "resp_1")
+    assert body["warnings"] == []
+
+
+async def test_the_waterfalls_parts_sum_to_the_whole(tmp_path: Path) -> None:
+    async with open_console(tmp_path) as console:
+        await console.seed(SESSION_ID, make_events(30), make_records())
+        await console.settled()
+
+        (answer,) = (await console.get(PATH, token())).json()["answers"]
+
+    parts = answer["waterfall"]
+    ends = [part["start_ms"] + part["duration_ms"] for part in parts]
+    assert [part["part"] for part in parts] == ["queue", "prefill", "first_token", "decode", "delivery", "heard"]
+    assert parts[0]["start_ms"] == 0
+    assert [part["start_ms"] for part in parts[1:]] == ends[:-1]
+    assert ends[-1] == 2100 - 1500
+
+
+async def test_a_look_at_anothers_session_is_in_the_trail_and_at_ones_own_is_not(tmp_path: Path) -> None:
+    async with open_console(tmp_path, writer="none") as console:
+        await console.seed(SESSION_ID)
+
+        foreign = (await console.get(PATH, token("ann"))).json()
+        (entry,) = await console.trail()
+        own = (await console.get(PATH, token("anna"))).json()
+
+        assert await console.trail() == []
+    assert (entry.audit_id, entry.action, entry.session_id) == (foreign["audit_id"], "session.view", SESSION_ID)
+    assert own["audit_id"] is None
+
+
+async def test_a_session_that_the_writer_has_not_stored_yet_is_shown_as_the_store_has_it(tmp_path: Path) -> None:
+    """P9: and said to be no more than that."""
+    async with open_console(tmp_path, writer="none") as console:
+        await console.seed(SESSION_ID, make_events(12))
+
+        body = (await console.get(PATH, token())).json()
+
+    assert (body["warnings"], body["turns"], body["answers"]) == (["not_stored_yet"], [], [])
+    assert (body["extent"]["num_events"], body["extent"]["is_live"]) == (12, True)
+    assert (body["session"]["user_id"], body["session"]["client_id"]) == ("anna", "kiosk")
+
+
+async def test_a_session_that_only_the_tables_know_is_shown(tmp_path: Path) -> None:
+    async with open_console(tmp_path) as console:
+        await console.enqueue(*make_records())
+        await console.settled()
+
+        body = (await console.get(PATH, token())).json()
+
+    assert (len(body["answers"]), body["extent"]["is_live"]) == (1, False)
+    assert body["warnings"] == ["events_missing"]
+
+
+async def test_a_damaged_archive_is_said_and_what_the_tables_hold_is_shown(tmp_path: Path) -> None:
+    """P9."""
+    async with open_console(tmp_path) as console:
+        await console.seed(SESSION_ID, make_events(30), [*make_records(), make_archive(SESSION_ID, 30)])
+        await console.settled()
+        (part,) = (tmp_path / "archive" / "sessions").rglob("*.zst")
+        part.write_bytes(b"no archive")
+
+        body = (await console.get(PATH, token())).json()
+
+    assert body["warnings"] == ["events_missing"]
+    assert body["extent"]["holes"] == [{"first": 1, "last": 30, "reason": "damaged"}]
+    assert body["answers"][0]["text"] == NASTY
+
+
+async def test_with_the_archive_away_the_rest_is_shown(tmp_path: Path) -> None:
+    """P9."""
+
+    class Away(Recording):
+        async def extent(self, session_id: str) -> Any:
+            raise ArchiveUnavailable("away")
+
+    async with open_console(tmp_path) as console:
+        await console.seed(SESSION_ID, make_events(30), make_records())
+        await console.settled()
+        services = console.services
+        away = Away(services.store, services.database, services.archive)
+        console.services = msgspec.structs.replace(services, recording=away)
+
+        body = (await console.get(PATH, token())).json()
+
+    assert (body["extent"], body["warnings"]) == (None, ["archive_unavailable"])
+    assert body["answers"][0]["text"] == NASTY
+
+
+LOOKS = [
+    ("GET", PATH),
+    ("GET", f"{PATH}/export"),
+    ("GET", f"{PATH}/notes"),
+    ("POST", f"{PATH}/notes"),
+    ("GET", "/v1/sessions"),
+    ("GET", "/v1/overview"),
+    ("GET", "/v1/audit"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), LOOKS)
+async def test_nothing_is_shown_that_the_outbox_does_not_take(tmp_path: Path, method: str, path: str) -> None:
+    """P9: 503, and when to come back."""
+
+    class Full(SqliteStore):
+        async def enqueue(self, records: Sequence[bytes]) -> None:
+            raise StoreUnavailable("away")
+
+    async with open_console(tmp_path) as console:
+        await console.seed(SESSION_ID, make_events(3), make_records())
+        await console.settled()
+        trail = AuditTrail(Full(tmp_path / "none"), now_ms=lambda: CREATED_MS)
+        console.services = msgspec.structs.replace(console.services, audit=trail)
+
+        answer = await console.request(method, path, token(role="admin"), json={"text": "hm"})
+
+    assert (answer.status_code, answer.json().keys()) == (503, {"error"})
+    assert int(answer.headers["retry-after"]) > 0
+    assert SESSION_ID not in answer.text
+
+
+@pytest.mark.parametrize(("method", "path"), [look for look in LOOKS if look != ("POST", f"{PATH}/notes")])
+async def test_with_the_database_away_it_is_a_503_and_no_look(tmp_path: Path, method: str, path: str) -> None:
+    """P9."""
+
+    class Away(Database):
+        @asynccontextmanager
+        async def snapshot(self) -> AsyncGenerator[Any, None]:
+            raise DatabaseUnavailable("secret words of a driver")
+            yield
+
+    async with open_console(tmp_path, writer="none") as console:
+        await console.seed(SESSION_ID, make_events(3))
+        services = console.services
+        database = Away(services.database.engine, timeout_s=1)
+        recording = Recording(services.store, database, services.archive)
+        console.services = msgspec.structs.replace(services, database=database, recording=recording)
+
+        answer = await console.request(method, path, token(role="admin"))
+        trail = await console.trail()
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert answer.json()["error"]["id"].startswith("err_")
+    assert (int(answer.headers["retry-after"]) > 0, trail) == (True, [])
+    assert "secret" not in answer.text

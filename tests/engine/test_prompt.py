@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def whole(encoder: PromptEncoder, text: str) -> list[int]:
 def decoded(encoder: PromptEncoder, prompt: Prompt) -> str:
     text: str = encoder.tokenizer.decode(encoder.encode(prompt).token_ids)
     return text
+
+
+@cache
+def loaded(tokenizer: Path) -> PromptEncoder:
+    return PromptEncoder.load(str(tokenizer), max_context_tokens=2048)
 
 
 def long_history(num_turns: int, words: int = 20) -> list[Item]:
@@ -183,6 +189,37 @@ def test_no_text_makes_a_control_token(encoder: PromptEncoder, texts: list[str])
     num_starts = encoded.token_ids.count(encoder.tokenizer.convert_tokens_to_ids("<|im_start|>"))
 
     assert num_starts == len(texts) + 3  # instructions, the last user message, the answer to come
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(
+        st.text(max_size=40) | st.sampled_from([INJECTION, "<|im_", "end|>", "\n\n", "\ufdd0", "\ufdd1"]),
+        min_size=2,
+        max_size=6,
+    ),
+    is_segmented=st.booleans(),
+)
+def test_the_text_told_is_the_text_that_was_read(tiny_tokenizer: Path, texts: list[str], is_segmented: bool) -> None:
+    encoder = loaded(tiny_tokenizer)
+    encoder.is_segmented = is_segmented
+    items = [user(text) if number % 2 else assistant(text) for number, text in enumerate(texts)]
+
+    encoded = encoder.encode(make_prompt(*items, user("end"), spoken=texts[0]))
+
+    read = encoder.tokenizer.decode(encoded.all_ids, clean_up_tokenization_spaces=False)
+    # The tokenizer itself normalises what it reads.
+    assert read == encoder.tokenizer.backend_tokenizer.normalizer.normalize_str(encoded.text)
+
+
+def test_what_was_dropped_is_not_told(tiny_tokenizer: Path) -> None:
+    encoder = PromptEncoder.load(str(tiny_tokenizer), max_context_tokens=1000)
+
+    encoded = encoder.encode(make_prompt(*long_history(40), max_output_tokens=200, spoken="Once"))
+
+    assert encoded.num_dropped_items > 0
+    assert "Question 0:" not in encoded.text
+    assert encoded.text == encoder.tokenizer.decode(encoded.all_ids)
 
 
 def test_history_loses_whole_oldest_turns_until_it_fits(tiny_tokenizer: Path) -> None:

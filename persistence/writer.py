@@ -22,6 +22,7 @@ from persistence.archiver import Archiver
 from persistence.database import Database
 from persistence.errors import ArchiveUnavailable, DatabaseUnavailable, PersistenceError, PoisonRecord
 from persistence.rows import RowRecord, quoted, write_rows
+from persistence.stale import changed_sessions, mark_stale
 from sessions.errors import StoreUnavailable
 from sessions.records import ArchiveRecord, PredictionRecord, decode_record
 from sessions.store import Delivery, Store
@@ -218,8 +219,10 @@ class Writer:
                     raise
 
     async def _commit(self, records: Sequence[RowRecord]) -> None:
+        is_mysql = self._database.is_mysql
         async with self._database.transaction() as connection:
-            await write_rows(connection, records, is_mysql=self._database.is_mysql)
+            await mark_stale(connection, changed_sessions(records), now_ms=self._now_ms(), is_mysql=is_mysql)
+            await write_rows(connection, records, is_mysql=is_mysql)
 
     async def _archive_waiting(self) -> None:
         while (work := await self._archives.get()) is not None:

@@ -14,6 +14,7 @@ from engine.base import Engine
 from persistence.archive import Archive, open_archive
 from persistence.database import Database, open_database
 from persistence.recording import Recording
+from persistence.summarizer import Summarizer
 from persistence.writer import Writer
 from server.access import Access, AuditTrail
 from server.admission import Admission
@@ -60,6 +61,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             writer = Writer(store, database, archive, consumer=name, now_ms=now_ms)
             await stack.enter_async_context(_running_writer(writer, store))
             checks["writer"] = _failure_check(writer.failure)
+            await stack.enter_async_context(_running_summarizer(Summarizer(database, now_ms=now_ms)))
         journal = Journal(store, now_ms=now_ms, patience_s=settings.store_patience_s)
         requests = RequestLog(store)
         checks["journal"] = _failure_check(journal.failure)
@@ -101,9 +103,17 @@ async def run_writer(settings: Settings) -> None:
         open_archive(settings.archive_url) as archive,
     ):
         writer = Writer(store, database, archive, consumer=f"{socket.gethostname()}:{os.getpid()}", now_ms=now_ms)
-        for stop in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(stop, writer.stop)
-        await writer.run()
+        summarizer = Summarizer(database, now_ms=now_ms)
+
+        def stop() -> None:
+            writer.stop()
+            summarizer.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(writer.run())
+            tasks.create_task(summarizer.run())
 
 
 def make_store(settings: Settings) -> Store:
@@ -281,6 +291,22 @@ async def _running_writer(writer: Writer, store: Store) -> AsyncIterator[None]:
             _log.warning("stop.undrained", reason=type(error).__name__)
         writer.stop()
         await task
+
+
+@asynccontextmanager
+async def _running_summarizer(summarizer: Summarizer) -> AsyncIterator[None]:
+    task = asyncio.create_task(_essential(summarizer.run()))
+    try:
+        yield
+    finally:
+        summarizer.stop()
+        # Cut off it loses nothing: what it had taken is summarized after the next start.
+        _, unfinished = await asyncio.wait({task}, timeout=DRAIN_TIMEOUT_S)
+        for late in unfinished:
+            late.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        if not unfinished:
+            task.result()
 
 
 async def _drained(writer: Writer, store: Store) -> None:

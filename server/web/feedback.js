@@ -2,9 +2,16 @@
  * Ratings over plain HTTP, for answers whose conversation no socket leads to any more. One request a call; retries nothing, keeps
  * nothing.
  *
- * @typedef {{ id: string, item_id: string, rating: "up" | "down", reason?: string | null, comment?: string | null, rated_at_ms?: number }} WireFeedback
+ * @typedef {object} WireFeedback
+ * @property {string} id
+ * @property {string} item_id
+ * @property {"up" | "down" | null} rating  null: withdrawn
+ * @property {string | null} [reason]
+ * @property {string | null} [comment]
+ * @property {number} [rated_at_ms]
+ *
  * @typedef {{ status: "kept", feedback: WireFeedback | null } | { status: "refused", message: string } | { status: "failed" }} Reply
- *   `kept` without feedback: withdrawn; `failed`: it may be tried again
+ *   `kept`: this holds now; `failed`: it may be tried again
  */
 
 /** @import { Tokens } from "./realtime.js" */
@@ -29,9 +36,10 @@ export class FeedbackPost {
     return this.#ask("POST", "/v1/feedback", { session_id: sessionId, item_id: itemId, feedback });
   }
 
-  /** @param {string} feedbackId @returns {Promise<Reply>} */
-  async withdraw(feedbackId) {
-    const reply = await this.#ask("DELETE", `/v1/feedback/${encodeURIComponent(feedbackId)}`);
+  /** @param {string} sessionId @param {string} itemId @param {string} feedbackId @param {number} atMs @returns {Promise<Reply>} */
+  async withdraw(sessionId, itemId, feedbackId, atMs) {
+    const query = new URLSearchParams({ session_id: sessionId, item_id: itemId, rated_at_ms: String(atMs) });
+    const reply = await this.#ask("DELETE", `/v1/feedback/${encodeURIComponent(feedbackId)}?${query}`);
     // Nothing to withdraw: what was wanted is so.
     return reply.status === "refused" && reply.isUnknown ? { status: "kept", feedback: null } : reply;
   }
@@ -47,7 +55,7 @@ export class FeedbackPost {
         cache: "no-store",
         ...(body && { body: JSON.stringify(body) }),
       });
-      if (answer.ok) return { status: "kept", feedback: method === "POST" ? (await answer.json()).feedback : null };
+      if (answer.ok) return { status: "kept", feedback: (await answer.json()).feedback };
       if (answer.status >= 500 || PASSING.has(answer.status)) return { status: "failed" };
       return { status: "refused", message: await complaint(answer), isUnknown: answer.status === UNKNOWN };
     } catch {

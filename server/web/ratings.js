@@ -147,7 +147,7 @@ export class Ratings {
     const { itemId, sessionId, saved } = entry;
     const reply =
       choice.rating === null
-        ? await this.#post.withdraw(saved?.id ?? "")
+        ? await this.#post.withdraw(sessionId, itemId, saved?.id ?? "", choice.atMs)
         : await this.#post.save(sessionId, itemId, asFeedback(choice));
     if (reply.status === "kept") this.#answered(entry, reply.feedback && asSaved(reply.feedback));
     else if (reply.status === "refused") this.#refused(entry, reply.message);

@@ -46,6 +46,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
+        self.data = folder / "data"
         self._folder = folder
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +54,7 @@ class Server:
             "FLUEMAN_ENGINE": "scripted",
             "FLUEMAN_SCRIPTED_TOKENS_PER_S": str(TOKENS_PER_S),
             "FLUEMAN_SCRIPTED_TOKENS": str(NUM_TOKENS),
-            "FLUEMAN_DATA_DIR": str(folder / "data"),
+            "FLUEMAN_DATA_DIR": str(self.data),
             "FLUEMAN_MAX_CONNECTIONS_PER_USER": "100",
         }
 

@@ -144,7 +144,7 @@ class Recording:
             "persona": "kiosk",
             "status": status,
             "status_reason": "client_cancelled" if status == "cancelled" else None,
-            "error": {"code": "engine_failed", "message": "The engine stopped."} if status == "failed" else None,
+            "error": "The engine stopped." if status == "failed" else None,
             "text": text,
             "output": [
                 {

@@ -6,7 +6,7 @@
  */
 
 import { h } from "./dom.js";
-import { itemOf } from "./moments.js";
+import { extentOf, itemOf } from "./moments.js";
 import { Review, ratingsOf } from "./reviews.js";
 import { badge, thumbs } from "./signs.js";
 import { clock, count, duration, number, passage, plain, said, write } from "./text.js";
@@ -33,7 +33,7 @@ export class AnswerSheet {
   }
 
   get startMs() {
-    return this.#facts.created_ms - this.#detail.extent.first_ms;
+    return this.#facts.created_ms - extentOf(this.#detail).first_ms;
   }
 
   /** The replay is here now. @param {boolean} isCurrent */
@@ -95,7 +95,7 @@ function wording({ text, sent_chars: sentChars, heard_chars: heardChars }) {
 
 /** @param {AnswerFacts} facts */
 function trouble({ error, status_reason: reason, status }) {
-  if (error) return [h("p", { class: "error-line" }, h("b", {}, "Error "), h("code", {}, plain(error.code ?? error.type ?? "")), " ", said(error.message ?? ""))];
+  if (error) return [h("p", { class: "error-line" }, h("b", {}, "Error: "), said(error))];
   return reason ? [h("p", { class: "fine" }, `${status}: `, said(reason.replaceAll("_", " ")))] : [];
 }
 

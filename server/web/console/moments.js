@@ -12,7 +12,8 @@ const LONGEST_TEXT = 90;
 
 /** @param {Detail} detail @returns {Moment[]} in order */
 export function momentsOf(detail) {
-  const { extent, turns, answers, feedback, notes } = detail;
+  const { turns, answers, feedback, notes } = detail;
+  const extent = extentOf(detail);
   const lastMs = extent.last_ms - extent.first_ms;
   /** @param {number} ms */
   const at = (ms) => Math.max(0, Math.min(ms - extent.first_ms, Math.max(lastMs, 0)));
@@ -21,7 +22,7 @@ export function momentsOf(detail) {
   for (const { status, done_ms: ms, error } of answers) {
     if (ms === null) continue;
     if (status === "cancelled") moments.push({ kind: "busy", atMs: at(ms), label: "Interrupted", text: "" });
-    if (status === "failed") moments.push({ kind: "bad", atMs: at(ms), label: "Failed", text: error?.message ?? "" });
+    if (status === "failed") moments.push({ kind: "bad", atMs: at(ms), label: "Failed", text: error ?? "" });
   }
   for (const { rating, role, rated_ms: ms, item_id: itemId, comment, reason } of feedback) {
     if (!rating) continue;
@@ -55,13 +56,21 @@ export function holeInWords(many, reason) {
 }
 
 /** When answers were being spoken. @param {Detail} detail @returns {Span[]} */
-export function spansOf({ extent, answers }) {
-  return answers
+export function spansOf(detail) {
+  const extent = extentOf(detail);
+  return detail.answers
     .filter(({ done_ms: doneMs }) => doneMs !== null)
     .map(({ first_token_ms: first, created_ms: created, done_ms: done }) => ({
       startMs: (first ?? created) - extent.first_ms,
       endMs: (done ?? created) - extent.first_ms,
     }));
+}
+
+/** How far the session reaches; by what the tables know while its recording cannot be asked. @param {Detail} detail @returns {import("./session.js").Extent} */
+export function extentOf({ extent, session }) {
+  if (extent) return extent;
+  const unknown = { first_sequence: 1, last_sequence: 1, num_events: 0, is_live: false, holes: [] };
+  return { ...unknown, first_ms: session.created_ms, last_ms: session.ended_ms ?? session.updated_ms };
 }
 
 /** The message that an answer gave; empty when it gave none. @param {import("./session.js").AnswerFacts} answer @returns {string} */

@@ -4,6 +4,7 @@
  * @import { Detail, Feedback } from "./session.js"
  */
 
+import { address } from "./api.js";
 import { h, icon } from "./dom.js";
 import { SHAPES } from "./signs.js";
 import { failure } from "./states.js";
@@ -115,7 +116,9 @@ export class Review {
   /** @param {Feedback | undefined} mine */
   async #withdraw(mine) {
     if (!mine) return;
-    await this.#tools.house.api.delete(`/v1/feedback/${encodeURIComponent(mine.feedback_id)}`);
+    // Named in full: the tables may not have it yet.
+    const named = { session_id: this.#detail.session.session_id, item_id: this.#itemId };
+    await this.#tools.house.api.delete(address(`/v1/feedback/${encodeURIComponent(mine.feedback_id)}`, named));
     this.#replace({ ...mine, rating: null });
   }
 

@@ -16,7 +16,7 @@
  * @property {string | null} persona
  * @property {string} status
  * @property {string | null} status_reason
- * @property {{ code?: string | null, type?: string, message?: string | null } | null} error
+ * @property {string | null} error
  * @property {string | null} text
  * @property {Array<{ id: string, type: string }> | null} output
  * @property {number | null} input_tokens
@@ -36,13 +36,14 @@
  * @typedef {{ feedback_id: string, session_id: string, item_id: string, user_id: string, role: "user" | "support" | "admin",
  *   rating: "up" | "down" | null, reason: string | null, comment: string | null, rated_ms: number }} Feedback
  * @typedef {{ note_id: string, author_id: string, text: string, position_ms: number | null, created_ms: number }} Note
- * @typedef {{ session: Summary, extent: Extent, turns: Turn[], answers: AnswerFacts[], feedback: Feedback[], notes: Note[] }} Detail
+ * @typedef {{ session: Summary, extent: Extent | null, turns: Turn[], answers: AnswerFacts[], feedback: Feedback[], notes: Note[],
+ *   warnings?: string[] }} Detail   `extent` null: the recording cannot be asked now
  */
 
 import { address } from "./api.js";
 import { AnswerSheet } from "./answers.js";
 import { h, icon } from "./dom.js";
-import { holeInWords, momentsOf } from "./moments.js";
+import { extentOf, holeInWords, momentsOf } from "./moments.js";
 import { Notes } from "./notes.js";
 import { Player } from "./player.js";
 import { SHAPES, badge } from "./signs.js";
@@ -114,7 +115,8 @@ class SessionView {
 
   /** @param {Detail} detail */
   #begin(detail) {
-    const { extent, session } = detail;
+    const { session } = detail;
+    const extent = extentOf(detail);
     // A session that is over is there to be read at once, and played from wherever one likes; a live one is watched.
     const lengthMs = Math.max(0, extent.last_ms - extent.first_ms);
     const start = { position: Math.min(this.#atMs ?? lengthMs, lengthMs), paused: !extent.is_live || this.#atMs !== null };
@@ -127,9 +129,12 @@ class SessionView {
     this.#heading.replaceChildren(said((session.first_text ?? "").slice(0, LONGEST_TITLE) || "A session without words"));
     this.#house.entitle(plain(session.first_text ?? session.session_id));
     const player = this.#player;
+    // It moves, and what moves loses the focus.
+    const wasRead = document.activeElement === this.#heading;
     const left = h("section", { class: "watch", "aria-labelledby": "session-title", onkeydown: (/** @type {KeyboardEvent} */ event) => player.key(event) });
     left.append(h("div", { class: "session-title" }, this.#heading, this.#head), player.node, this.#aside());
     this.#node.replaceChildren(left, h("div", { class: "beside" }, this.#answers, this.#notes.node));
+    if (wasRead) this.#heading.focus({ preventScroll: true });
     this.#show(detail);
     this.#sheets[0]?.open();
   }
@@ -206,12 +211,16 @@ class SessionView {
 }
 
 /** Whose session it was, and whether all of it is there. @param {Detail} detail @param {HTMLElement} exporting */
-function headOf({ session, extent }, exporting) {
+function headOf(detail, exporting) {
+  const { session, warnings } = detail;
+  const extent = extentOf(detail);
   const { user_id: user, client_id: client, model, created_ms: createdMs, session_id: id } = session;
   const lengthMs = extent.last_ms - extent.first_ms;
-  const facts = h("p", { class: "result-who" }, when(createdMs), " · ", said(user), " with ", said(client), " · ", said(model), ` · ${duration(lengthMs)} · ${count(extent.num_events, "event")}`);
+  const facts = h("p", { class: "session-facts" }, when(createdMs), " · ", said(user), " with ", said(client), " · ", said(model), ` · ${duration(lengthMs)} · ${count(extent.num_events, "event")}`);
   const line = h("p", { class: "session-tools" }, extent.is_live ? badge("Live", "live") : null, h("code", {}, said(id)), exporting, h("a", { href: address("/console", { user }) }, "More of this user"));
   const nodes = [facts, line];
+  if (warnings?.includes("archive_unavailable")) nodes.push(h("p", { class: "damage" }, icon(SHAPES.hole), " The archive cannot be reached now: what is known of the session is shown, and the replay may have to wait."));
+  if (warnings?.includes("not_stored_yet")) nodes.push(h("p", { class: "fine" }, "Not all of this session is stored yet; its answers appear here a little later."));
   if (extent.holes.length > 0) {
     const list = extent.holes.map(({ first, last, reason }) => holeInWords(last - first + 1, reason)).join("; ");
     nodes.push(h("p", { class: "damage" }, icon(SHAPES.hole), ` This recording is not whole: ${list}. The rest is shown as it was.`));

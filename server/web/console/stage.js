@@ -63,6 +63,7 @@ export class Stage {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #settling;
   /** How much of each text has come by deltas. @type {Map<string, number>} */ #given = new Map();
   /** @type {Map<string, Answer>} */ #answers = new Map();
+  /** Came in a lump, so that its deltas say nothing of its tokens. @type {WeakSet<Answer>} */ #lumps = new WeakSet();
 
   /** @param {() => number} now where the replay is, in milliseconds */
   constructor(now) {
@@ -134,12 +135,14 @@ export class Stage {
       streamed: (answer, delta) => {
         transcript.stream(answer, delta);
         this.#answers.set(answer.itemId, answer);
+        if (this.#isBehind) this.#lumps.add(answer);
         if (this.#isBehind || !this.#isPlaying) return;
         this.#portrait.face.say(delta);
         if (answer.numDeltas === 1) this.#refresh();
       },
       ended: (answer) => {
-        transcript.end(answer, pace(answer));
+        const isCounted = !this.#lumps.has(answer) || answer.status === "completed";
+        transcript.end(answer, isCounted ? pace(answer) : { firstTokenMs: null, tokensPerS: null, numTokens: 0 });
         this.#refresh();
       },
       withdrawn: (answer) => transcript.withdraw(answer),

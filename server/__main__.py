@@ -1,7 +1,8 @@
-"""The command line: `flueman serve | write | migrate | outbox | token`. Reads the settings, does one thing, says clearly what is wrong."""
+"""The command line: `flueman serve | write | migrate | outbox | audit | token`. Reads the settings, does one thing, says what is wrong."""
 
 import argparse
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +24,11 @@ everything under ./var: SQLite for sessions and tables, a folder for the archive
 _OUTBOX = (
     "A record that is refused again and again, by the database or the archive, becomes a dead letter: "
     "kept with its error until it is retried. The embedded store is open to one process: stop the server first."
+)
+
+_AUDIT = (
+    "Each row of the audit log is chained to the one before by a hash. Whoever can write to the database could write the whole log anew: "
+    "keep what `verify` prints somewhere else, and hold later logs against it with --known."
 )
 
 
@@ -82,6 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     retry = deeds.add_parser("retry", help="put dead letters back, to be stored", description=_retry.__doc__)
     retry.add_argument("--limit", type=_count, metavar="N", help="how many at most, oldest first; default all")
     retry.set_defaults(command=_retry)
+
+    audit = commands.add_parser(
+        "audit", help="the log of who looked at what: see that nobody changed it", description=_AUDIT
+    )
+    checks = audit.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    verify = checks.add_parser("verify", help="compute every hash of the log anew", description=_verify_audit.__doc__)
+    verify.add_argument(
+        "--known", type=_audit_end, metavar="NUMBER:HASH", help="what it printed before; the log must still hold it"
+    )
+    verify.set_defaults(command=_verify_audit)
 
     token = commands.add_parser("token", help="print an access token", description=_token.__doc__)
     token.add_argument("--sub", required=True, metavar="NAME", help="the user it speaks for")
@@ -184,6 +200,37 @@ def _on_store(settings: Settings, work: Callable[[Store], Awaitable[None]]) -> i
     except SessionError as error:
         print(f"flueman: {error}", file=sys.stderr)
         return EXIT_FAILED
+    return 0
+
+
+def _audit_end(text: str) -> tuple[int, str]:
+    number, _, hash = text.partition(":")
+    if not (number.isdecimal() and re.fullmatch("[0-9a-f]{64}", hash)):
+        raise argparse.ArgumentTypeError("must be NUMBER:HASH as `audit verify` printed them")
+    return int(number), hash
+
+
+def _verify_audit(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Read the whole audit log; print the number and hash of its last row, or fail and name the first row that is not as it was written."""
+    from persistence.audit import AuditEnd, BrokenRow, verify
+    from persistence.database import open_database
+    from persistence.errors import PersistenceError
+
+    known = None if arguments.known is None else AuditEnd(*arguments.known)
+
+    async def check() -> AuditEnd | BrokenRow:
+        async with open_database(settings.database_url, timeout_s=settings.database_timeout_s) as database:
+            return await verify(database, known)
+
+    try:
+        found = asyncio.run(check())
+    except PersistenceError as error:
+        print(f"flueman: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    if isinstance(found, BrokenRow):
+        print(f"flueman: row {found.number} of the audit log {found.reason}", file=sys.stderr)
+        return EXIT_FAILED
+    print(f"{found.number}:{found.hash}")
     return 0
 
 

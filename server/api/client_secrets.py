@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from ulid import ULID
 
+from server.api.answer import answer
 from server.api.query import read_body
 from server.auth import credentials
 from server.client_secrets import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, SessionTooLarge
@@ -62,10 +63,7 @@ def client_secret_routes() -> list[Route]:
             )
             return problem_response(400, "string_above_max_length", message, param="session")
         shown = session_object(config, session_id=f"sess_{ULID()}", expires_at=0)
-        answer = _Response(secret.value, secret.expires_at, shown)
-        return Response(
-            msgspec.json.encode(answer), headers={"cache-control": "no-store"}, media_type="application/json"
-        )
+        return answer(_Response(secret.value, secret.expires_at, shown))
 
     return [Route(PATH, create, methods=["POST"])]
 

@@ -127,6 +127,30 @@ async def test_a_look_at_anothers_session_is_in_the_trail_and_at_ones_own_is_not
     assert own["audit_id"] is None
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "action"),
+    [
+        ("GET", PATH, "session.view"),
+        ("GET", f"{PATH}/export", "session.export"),
+        ("GET", f"{PATH}/notes", "session.view"),
+        ("POST", f"{PATH}/notes", "note.create"),
+        ("GET", "/v1/sessions?text=secret", "session.search"),
+        ("GET", "/v1/overview", "overview.read"),
+        ("GET", "/v1/audit", "audit.read"),
+    ],
+)
+async def test_each_way_to_look_has_its_entry(tmp_path: Path, method: str, path: str, action: str) -> None:
+    async with open_console(tmp_path, writer="none") as console:
+        await console.seed(SESSION_ID)
+
+        answer = await console.request(method, path, token("ada", "admin"), json={"text": "hm"})
+
+        (entry,) = await console.trail()
+    assert answer.is_success
+    assert (entry.actor_id, entry.role, entry.action) == ("ada", "admin", action)
+    assert entry.session_id == (SESSION_ID if SESSION_ID in path else None)
+
+
 async def test_a_session_that_the_writer_has_not_stored_yet_is_shown_as_the_store_has_it(tmp_path: Path) -> None:
     """P9: and said to be no more than that."""
     async with open_console(tmp_path, writer="none") as console:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from httpx import AsyncClient
-from playwright.async_api import Browser, Page, WebSocketRoute, expect
+from playwright.async_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from tests.browser.conftest import AWAY, Server, visit
 from tests.browser.link import link_to
@@ -18,6 +18,15 @@ from tests.browser.test_sending import BreakingWire
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 MEMORY = "sessionStorage.getItem('flueman.ratings')"
+
+
+async def converse(person: Person, *, num_turns: int = 1) -> list[Locator]:
+    """The answers of a conversation, each heard to its end."""
+    answers = []
+    for turn in range(num_turns):
+        answers.append(await person.say(f"[echo rate answer {turn}]"))
+        await person.wait_until(answers[-1], "completed")
+    return answers
 
 
 def hold_back(kind: str, released: asyncio.Event) -> Callable[[Page], Awaitable[None]]:
@@ -74,8 +83,7 @@ async def test_one_tap_rates_while_the_answer_streams_and_saved_means_acknowledg
 
 async def test_the_other_thumb_changes_a_rating_and_the_same_withdraws_it(browser: Browser, server: Server) -> None:
     async with talk(browser, server.url) as (person, wire):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         thumbs = Thumbs(answer)
 
         await thumbs.up.click()
@@ -96,8 +104,7 @@ async def test_the_other_thumb_changes_a_rating_and_the_same_withdraws_it(browse
 async def test_taps_faster_than_the_server_end_as_the_last(browser: Browser, server: Server) -> None:
     """P3: one at a time is under way, and only the last of those that waited for it follows."""
     async with talk(browser, server.url) as (person, wire):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         thumbs = Thumbs(answer)
 
         names = ["up", "down", "up", "up", "down", "up", "down", "down", "up", "down"]
@@ -112,8 +119,7 @@ async def test_taps_faster_than_the_server_end_as_the_last(browser: Browser, ser
 async def test_a_reason_and_a_comment_belong_to_the_same_rating(browser: Browser, server: Server) -> None:
     """All optional; the comment is counted as the server counts, and what is too long is not lost."""
     async with talk(browser, server.url) as (person, wire):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         thumbs = Thumbs(answer)
 
         await thumbs.down.click()
@@ -140,8 +146,7 @@ async def test_a_reason_and_a_comment_belong_to_the_same_rating(browser: Browser
 
 async def test_praise_takes_a_comment_and_no_reasons(browser: Browser, server: Server) -> None:
     async with talk(browser, server.url) as (person, wire):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         thumbs = Thumbs(answer)
 
         await thumbs.up.click()
@@ -159,8 +164,7 @@ async def test_what_is_rated_while_the_connection_is_away_is_saved_when_it_is_ba
 ) -> None:
     """P3: only the last choice of each answer, with the time of the tap."""
     async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
-        first, second = await person.say("[echo one]"), await person.say("[echo two]")
-        await person.wait_until(second, "completed")
+        first, second = await converse(person, num_turns=2)
         await Thumbs(first).up.click()
         await expect(Thumbs(first).progress).to_have_text("Saved")
         await link.go_down()
@@ -189,8 +193,7 @@ async def test_what_is_rated_while_the_connection_is_away_is_saved_when_it_is_ba
 async def test_what_waits_outlives_a_reload(browser: Browser, server: Server) -> None:
     """P3: a change, a withdrawal and a first rating."""
     async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
-        answers = [await person.say(f"[echo {number}]") for number in range(3)]
-        await person.wait_until(answers[-1], "completed")
+        answers = await converse(person, num_turns=3)
         for answer in answers[:2]:
             await Thumbs(answer).up.click()
             await expect(Thumbs(answer).progress).to_have_text("Saved")
@@ -222,8 +225,7 @@ async def test_a_rating_whose_acknowledgement_was_lost_is_not_sent_twice(browser
     """P3: what was missed says that it arrived."""
     wire = BreakingWire(CREATE, shown=False, until=CREATED)
     async with talk(browser, server.url, wire.lay) as (person, frames):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
 
         await Thumbs(answer).up.click()
 
@@ -235,8 +237,7 @@ async def test_a_rating_whose_acknowledgement_was_lost_is_not_sent_twice(browser
 async def test_a_rating_that_did_not_arrive_is_sent_again(browser: Browser, server: Server) -> None:
     wire = BreakingWire(CREATE, lost=CREATE)
     async with talk(browser, server.url, wire.lay) as (person, frames):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
 
         await Thumbs(answer).up.click()
 
@@ -251,8 +252,7 @@ async def test_a_rating_that_is_taken_back_before_it_was_acknowledged_is_withdra
     """P3: the server has it, the page has not heard so, and the person has changed their mind meanwhile."""
     wire = BreakingWire(CREATE, shown=False, until="nothing")
     async with link_to(server.port) as link, talk(browser, link.url, wire.lay) as (person, frames):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         thumbs = Thumbs(answer)
         await thumbs.up.click()
         await wait_until_stored(server, rated_item(frames), "up")
@@ -273,8 +273,7 @@ async def test_a_rating_that_is_taken_back_before_it_was_acknowledged_is_withdra
 async def test_ratings_are_shown_again(browser: Browser, server: Server, is_gap: bool) -> None:
     """After a reload from the events, after a gap from what the dialogue remembers."""
     async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
-        answers = [await person.say(f"[echo {number}]") for number in range(3)]
-        await person.wait_until(answers[-1], "completed")
+        answers = await converse(person, num_turns=3)
         await Thumbs(answers[0]).up.click()
         await Thumbs(answers[1]).down.click()
         await Thumbs(answers[1]).reason("Unsafe").click()
@@ -295,8 +294,7 @@ async def test_ratings_are_shown_again(browser: Browser, server: Server, is_gap:
 
 async def test_a_rating_from_elsewhere_is_shown(browser: Browser, server: Server) -> None:
     async with talk(browser, server.url) as (person, wire), AsyncClient(base_url=server.url) as http:
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         token = (await http.post("/dev/token")).json()["value"]
         [item_id] = {event["item_id"] for event in wire.received if event["type"] == "response.output_text.delta"}
         session_id = str(await person.page.evaluate(KEPT)).replace("conv_", "sess_")
@@ -315,8 +313,7 @@ async def test_a_rating_from_elsewhere_is_shown(browser: Browser, server: Server
 async def test_a_refused_rating_is_said_and_taken_back(browser: Browser, server: Server) -> None:
     """What was saved before holds; a comment that was refused is still there to be mended."""
     async with talk(browser, server.url, garble('"unsafe"', '"silly"')) as (person, wire):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         thumbs = Thumbs(answer)
         await thumbs.down.click()
         await expect(thumbs.progress).to_have_text("Saved")
@@ -350,8 +347,7 @@ async def test_an_answer_of_a_conversation_that_is_gone_can_still_be_rated(
     """Its session is in the tables only; the socket knows nothing of it any more."""
     server = mortal_server
     async with talk(browser, server.url) as (person, wire):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         thumbs = Thumbs(answer)
         await thumbs.up.click()
         await wait_until_stored(server, rated_item(wire), "up")
@@ -380,8 +376,7 @@ async def test_an_answer_that_nobody_knows_any_more_cannot_be_rated_and_that_is_
     async with visit(browser, mortal_server.url, ignoring=(*AWAY, "404 (Not Found)")) as page:
         person = Person(page)
         await person.wait_until_connected()
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         mortal_server.stop()
         for file in mortal_server.data.glob("*.db*"):
             file.unlink()
@@ -397,8 +392,7 @@ async def test_an_answer_that_nobody_knows_any_more_cannot_be_rated_and_that_is_
 async def test_a_tab_that_lost_its_conversation_to_another_can_still_rate(browser: Browser, server: Server) -> None:
     """And the other shows it."""
     async with talk(browser, server.url) as (person, wire):
-        answer = await person.say("[echo rate me]")
-        await person.wait_until(answer, "completed")
+        [answer] = await converse(person)
         async with person.page.expect_popup() as opening:
             await person.page.evaluate("void window.open('/')")
         other = await opening.value

@@ -176,6 +176,13 @@ class Node:
         # A store that came back empty or older is given the session again at its next append.
         return epoch is None or epoch == session.epoch or epoch_number(epoch) < epoch_number(session.epoch)
 
+    async def _surely_owns(self, session: LiveSession) -> bool:
+        """Whether the store says so: the news that another has claimed it come only once."""
+        try:
+            return await self._still_owns(session)
+        except StoreUnavailable:
+            return False
+
     async def _claim(self, session_id: str, *, user_id: str) -> LiveSession | SessionError:
         # An error is a value here: raised in a task of the group it would end all others.
         self._num_opening += 1
@@ -268,7 +275,11 @@ class Node:
 
     async def _beat(self) -> None:
         for session_id in await self.store.renew(self.name, self._limits.lease_s):
-            if (session := self._sessions.get(session_id)) is not None and session_id not in self._claims:
+            session = self._sessions.get(session_id)
+            if session is None or session_id in self._claims:
+                continue
+            # Its client may have brought it back here while the reply was on its way.
+            if not await self._surely_owns(session) and session in self:
                 session.superseded()
         if self._is_draining:
             return

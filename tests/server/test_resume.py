@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from server.live import LiveSession
 from sessions.config import ResumptionOptions, SessionConfig
 from sessions.errors import SessionNotFound
 from sessions.records import ArchiveRecord, PredictionRecord, SessionRecord
@@ -422,3 +423,32 @@ async def test_who_comes_back_by_a_number_gets_numbers(house: House) -> None:
     await second.until("response.done")
 
     assert numbers(second.events) == list(range(1, len(second.events) + 1))
+
+
+async def test_a_session_that_came_back_while_a_node_heard_that_it_had_left_stays(
+    house: House, others: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: the lease's reply is older than the claim, and the client would be told never to come back."""
+    session, _ = await house.open(RESUMABLE)
+    renew = house.store.renew
+    back: list[tuple[LiveSession, Screen]] = []
+    beaten = asyncio.Semaphore(0)
+
+    async def renew_slowly(owner: str, lease_s: float) -> list[str]:
+        taken = await renew(owner, lease_s)
+        if session.session_id in taken and owner == house.node.name:
+            back.append(await house.resume(session, after=1))
+        if back:
+            beaten.release()
+        return taken
+
+    monkeypatch.setattr(house.store, "renew", renew_slowly)
+    await others.resume(session, after=1)
+    for _ in range(4):  # of either node: by the third the first of these has acted upon what it heard
+        await beaten.acquire()
+    [(resumed, screen)] = back
+    ask(resumed, "[echo still here]")
+
+    assert (await screen.until("response.done"))["response"]["status"] == "completed"
+    assert screen.closed is None
+    assert house.node.find(session.session_id) is resumed

@@ -172,10 +172,10 @@ class OpenAIEngine:
                 told = None
                 if origin is None:
                     told = origin = _origin(stream.body, epoch_ms())
-                    if (
-                        prompt.spoken
-                    ):  # text that only lengthens a message is passed on without a look at what comes with it
+                    if prompt.spoken:
+                        # Text that only lengthens a message is passed on without a look at what comes with it.
                         yield Chunk(origin=told)
+                        told = None
                 yield Chunk(text, 1, tuple(call.delta() for call in calls) if calls else (), origin=told)
         if finish is None:
             raise self._lost("the endpoint ended the answer without a reason")

@@ -141,6 +141,7 @@ async def vllm_serve(model: Path, log: Path) -> AsyncIterator[str]:
         "--tool-call-parser",
         "hermes",
         "--enable-prompt-tokens-details",
+        "--enable-per-request-metrics",
     ]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     # The command `vllm` itself does not start from the CPU build, whose distribution has another name.

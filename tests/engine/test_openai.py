@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from engine.base import EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong
+from engine.base import EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong, epoch_ms
 from engine.openai import OpenAIEngine
-from sessions.generation import Chunk, FunctionChoice, RetentionRatio, ToolCallDelta, Usage
+from sessions.generation import Chunk, FunctionChoice, Origin, RetentionRatio, ToolCallDelta, Usage
 from tests.engine.builders import WEATHER, answer, assistant, call, make_prompt, output, system, text_of, user
 from tests.engine.upstream import Request, Upstream, upstream
 
@@ -382,3 +382,90 @@ async def test_an_endpoint_that_would_begin_anew_is_not_asked(endpoint: Upstream
             await answer(engine, make_prompt(user("Hi"), spoken="Well,"))
 
     assert endpoint.requests == []
+
+
+def origins_of(chunks: list[Chunk]) -> list[Origin]:
+    return [chunk.origin for chunk in chunks if chunk.origin is not None]
+
+
+async def test_what_was_posted_is_told_as_it_was_posted(engine: OpenAIEngine, endpoint: Upstream) -> None:
+    endpoint.answers = [say_hello]
+    prompt = make_prompt(user('안녕 "\\ </s>'), assistant("Hi"), user("?"), tools=(WEATHER,), max_output_tokens=9)
+
+    first, last = origins_of(await answer(engine, prompt))
+
+    [request] = endpoint.requests
+    assert first.prompt is not None
+    messages, tools = (request.content.partition(b'"%b":' % name)[2] for name in (b"messages", b"tools"))
+    told = json.loads(first.prompt)
+    assert told == {name: request.body[name] for name in ("messages", "tools")}
+    told_messages, _, told_tools = first.prompt.removeprefix('{"messages":').partition(',"tools":')
+    assert messages.startswith(told_messages.encode())
+    assert tools.startswith(told_tools.removesuffix("}").encode())
+    assert (first.prompt_format, last.prompt) == ("messages", first.prompt)
+    del request.body["messages"], request.body["tools"]
+    known = {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
+    assert json.loads(bytes(first.sampling)) | known == request.body
+
+
+async def test_the_prompt_that_was_accepted_is_told(engine: OpenAIEngine, endpoint: Upstream) -> None:
+    endpoint.answers = [too_long_for(300)] * 4
+    items = [user("what " * 20), assistant("this " * 20)] * 5
+
+    chunks = await answer(engine, make_prompt(*items, user("last")))
+
+    posted = endpoint.requests[-1].body["messages"]
+    assert len(endpoint.requests) > 1
+    assert len(posted) < len(items)
+    assert [json.loads(origin.prompt or "")["messages"] for origin in origins_of(chunks)] == [posted, posted]
+
+
+async def test_only_arrivals_are_known_of_an_endpoint_that_tells_no_times(
+    engine: OpenAIEngine, endpoint: Upstream
+) -> None:
+    endpoint.answers = [say_hello]
+    before_ms = epoch_ms()
+
+    first, last = origins_of(await answer(engine, make_prompt()))
+
+    assert (first.taken_ms, last.taken_ms) == (None, None)
+    assert first.last_token_ms is None
+    assert first.first_token_ms is not None
+    assert last.last_token_ms is not None
+    assert before_ms <= first.first_token_ms <= last.last_token_ms <= epoch_ms()
+
+
+@pytest.mark.parametrize(("told_ms", "prefill_ms"), [(0.0, 0), (3.2, 3), (1e9, None)])
+async def test_vllms_own_time_to_the_first_token_tells_when_it_began(
+    engine: OpenAIEngine, endpoint: Upstream, told_ms: float, prefill_ms: int | None
+) -> None:
+    async def say(request: Request) -> None:
+        await asyncio.sleep(0.01)
+        await request.begin()
+        await request.delta(content="Hello")
+        await request.delta(finish_reason="stop")
+        usage = {"prompt_tokens": 9, "completion_tokens": 1}
+        await request.event(choices=[], usage=usage, metrics={"time_to_first_token_ms": told_ms, "queue_time_ms": 1.0})
+        await request.end()
+
+    endpoint.answers = [say]
+    before_ms = epoch_ms()
+
+    last = origins_of(await answer(engine, make_prompt()))[-1]
+
+    assert last.taken_ms is not None
+    assert last.first_token_ms is not None
+    assert last.taken_ms >= before_ms  # never before it was asked, whatever is told
+    if prefill_ms is not None:
+        assert last.first_token_ms - last.taken_ms == prefill_ms
+
+
+async def test_text_that_is_gone_on_with_comes_after_its_origin(engine: OpenAIEngine, endpoint: Upstream) -> None:
+    endpoint.answers = [counting(6), counting(9), say_hello]
+
+    chunks = await answer(engine, make_prompt(user("Hi"), spoken="Well,"))
+
+    assert (chunks[0].text, chunks[1].origin) == ("", None)
+    assert len(origins_of(chunks)) == 2
+    assert chunks[0].origin is not None
+    assert json.loads(chunks[0].origin.prompt or "")["messages"][-1] == {"role": "assistant", "content": "Well,"}

@@ -15,6 +15,7 @@ class Request:
     def __init__(self, path: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> None:
         self.path = path
         self.headers = headers
+        self.content = body
         self.body: Any = json.loads(body) if body else None
         self._writer = writer
 

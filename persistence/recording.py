@@ -6,7 +6,8 @@ Reads only, a part or a page at a time: nothing is claimed, trimmed or mended. W
 import asyncio
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any, Final, Literal
 
 import structlog
@@ -142,8 +143,9 @@ class Recording:
             for part in parts:
                 if part.first_sequence > expected:
                     yield Hole(expected, part.first_sequence - 1, "missing")
-                async for found in self._read(part, max(expected, part.first_sequence)):
-                    yield found
+                async with aclosing(self._read(part, max(expected, part.first_sequence))) as read:
+                    async for found in read:
+                        yield found
                 expected = part.last_sequence + 1
             if parts:
                 continue
@@ -159,15 +161,16 @@ class Recording:
             yield Hole(expected, last, "missing")
             expected = last + 1
 
-    async def follow(self, session_id: str, after: int = 0) -> AsyncIterator[Recorded | Edge]:
+    async def follow(self, session_id: str, after: int = 0) -> AsyncGenerator[Recorded | Edge, None]:
         """As `events`, and then what is committed while the session lives, by whichever node; ends when the session has ended."""
         last = after
         while True:
             # Before the events are read: then all are read that were committed before its end.
             glimpse = await self._store.peek(session_id)
-            async for found in self.events(session_id, last):
-                last = found.sequence if isinstance(found, JournalEvent) else found.last
-                yield found
+            async with aclosing(self.events(session_id, last)) as found_now:
+                async for found in found_now:
+                    last = found.sequence if isinstance(found, JournalEvent) else found.last
+                    yield found
             if glimpse is None or not glimpse.has_owner:
                 return
             yield Edge()
@@ -179,7 +182,7 @@ class Recording:
                 return
             await asyncio.sleep(self._poll_s)
 
-    async def _read(self, part: _Part, expected: int) -> AsyncIterator[Recorded]:
+    async def _read(self, part: _Part, expected: int) -> AsyncGenerator[Recorded, None]:
         if part.num_events == 0:
             yield Hole(expected, part.last_sequence, "lost")
             return

@@ -12,18 +12,21 @@ from msgspec import Struct
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from persistence.errors import PersistenceError
 from server.admission import TooManyConnections
 from server.auth import SUBPROTOCOL, SUBPROTOCOL_TOKEN_PREFIX, AuthError, Principal, check_origin, credentials
 from server.identifiers import new_id
 from server.live import CLOSE_RESTARTING, CLOSE_TRY_AGAIN, LiveSession
 from server.node import NodeFull
+from server.player import Asked
 from server.problems import auth_problem_response, problem_response
+from server.replay import ReplayVisit, asked_replay
 from server.services import Services, services_of
 from server.throttle import Throttle
+from server.upgrade import Entry
 from server.websocket_protocol import EXTENSION, RETRY_AFTER_S, FluemanWebSocketProtocol
 from sessions.config import SessionConfig, merge, parse_session_patch
 from sessions.errors import SessionNotFound, StoreUnavailable
-from sessions.records import RequestRecord
 from sessions.server_events import ErrorEvent, encode_event
 from sessions.wire_errors import BadEvent, WireError
 
@@ -38,13 +41,12 @@ CLOSE_BAD_REQUEST = 4000
 CLOSE_TOKEN_EXPIRED = 4401
 MAX_SEQUENCE_DIGITS = 15
 MAX_ID_CHARS = 64
-PATH = "/v1/realtime"
 
 
 async def realtime(websocket: WebSocket) -> None:
     """The upgrade: refused with a status, refused in band where only that is seen, or a session on the connection."""
     services = services_of(websocket)
-    entry = _Entry(services)
+    entry = Entry(services)
     try:
         check_origin(websocket.headers, services.allowed_origins, development=services.is_development)
         presented = credentials(websocket.scope)
@@ -67,16 +69,25 @@ async def realtime(websocket: WebSocket) -> None:
         entry.close(429)
         await websocket.send_denial_response(_turned_away(429, "rate_limit_exceeded", str(full)))
         return
-    visit = Visit(services, entry, principal.subject, address, websocket.scope["extensions"][EXTENSION])
+    protocol: FluemanWebSocketProtocol = websocket.scope["extensions"][EXTENSION]
+    visit: Visit | ReplayVisit
     try:
-        await visit.open(websocket, asked, principal, presented.subprotocol)
+        if isinstance(asked, Asked):
+            visit = ReplayVisit(services, entry, principal.subject, address, protocol)
+            await visit.open(websocket, asked, principal, presented.subprotocol)
+        else:
+            visit = Visit(services, entry, principal.subject, address, protocol)
+            await visit.open(websocket, asked, principal, presented.subprotocol)
+    except BadEvent as mistake:
+        visit.end(400)
+        await _refuse_in_band(websocket, mistake, presented.subprotocol)
     except SessionNotFound:
         visit.end(404)
-        await _not_found(websocket, presented.subprotocol)
-    except (NodeFull, StoreUnavailable) as full:
+        await _not_found(websocket, asked, presented.subprotocol)
+    except (NodeFull, StoreUnavailable, PersistenceError) as full:
         visit.end(503)
         _log.warning("session.not_opened", reason=str(full))
-        message = str(full) if isinstance(full, NodeFull) else "No session can be kept now; try again soon."
+        message = str(full) if isinstance(full, NodeFull) else "No session can be kept or shown now; try again soon."
         await websocket.send_denial_response(_turned_away(503, "server_error", message))
     except BaseException:
         visit.end(500)
@@ -90,45 +101,13 @@ class Return(Struct, frozen=True):
     starting_after: int
 
 
-class _Entry:
-    """One line of the request log."""
-
-    __slots__ = ("_created_ms", "_is_closed", "_services", "_started_s", "session_id", "user_id")
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._created_ms = services.node.now_ms()
-        self._started_s = time.monotonic()
-        self._is_closed = False
-        self.user_id: str | None = None
-        self.session_id: str | None = None
-
-    def close(self, status: int) -> None:
-        """Write the line; 101 is a connection that was served."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._services.requests.add(
-            RequestRecord(
-                request_id=new_id("req_"),
-                user_id=self.user_id,
-                method="WEBSOCKET",
-                path=PATH,
-                status=status,
-                duration_ms=(time.monotonic() - self._started_s) * 1000,
-                created_ms=self._created_ms,
-                session_id=self.session_id,
-            )
-        )
-
-
 class Visit:
     """A connection and its session, tied: what the one reads goes to the other until either ends. A receiver of the WebSocket protocol."""
 
     __slots__ = ("_address", "_entry", "_protocol", "_services", "_session", "_throttle", "_timer", "_user_id")
 
     def __init__(
-        self, services: Services, entry: _Entry, user_id: str, address: str, protocol: FluemanWebSocketProtocol
+        self, services: Services, entry: Entry, user_id: str, address: str, protocol: FluemanWebSocketProtocol
     ) -> None:
         limits = services.event_limits
         now_s = asyncio.get_running_loop().time()
@@ -236,8 +215,10 @@ class Visit:
             self._session.on_room = self._resume
 
 
-def _asked(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig | Return:
-    """What the client came for: a new session with this configuration, or one that it had begun."""
+def _asked(websocket: WebSocket, services: Services, principal: Principal) -> SessionConfig | Return | Asked:
+    """What the client came for: a new session with this configuration, one that it had begun, or one to watch."""
+    if "replay" in websocket.query_params:
+        return asked_replay(websocket.query_params)
     if "realtime=v1" in websocket.headers.get("openai-beta", ""):
         message = "The Realtime beta is not served; remove the OpenAI-Beta header to use the GA shape."
         raise BadEvent("beta_api_shape_disabled", message)
@@ -282,12 +263,14 @@ async def _refuse_in_band(websocket: WebSocket, mistake: BadEvent, subprotocol: 
     _say_goodbye(websocket, mistake.as_wire_error(None), CLOSE_BAD_REQUEST, f"{mistake.type}.{mistake.code}")
 
 
-async def _not_found(websocket: WebSocket, subprotocol: str | None) -> None:
+async def _not_found(websocket: WebSocket, asked: object, subprotocol: str | None) -> None:
     """A conversation that never was, is over for good, or is another's: the client cannot tell which."""
-    message = "There is no such conversation to resume."
+    is_replay = isinstance(asked, Asked)
+    message = "There is no such session to replay." if is_replay else "There is no such conversation to resume."
     if subprotocol is not None:
         # A browser cannot see the status of a refused upgrade.
-        await _refuse_in_band(websocket, BadEvent("invalid_value", message, "conversation_id"), subprotocol)
+        param = "replay" if is_replay else "conversation_id"
+        await _refuse_in_band(websocket, BadEvent("invalid_value", message, param), subprotocol)
         return
     await websocket.send_denial_response(problem_response(404, "not_found", message))
 

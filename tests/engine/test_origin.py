@@ -1,6 +1,7 @@
 """Every engine tells how its answer came to be: what it tells is held against what its model was really given."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -15,11 +16,13 @@ from engine.local import LocalEngine
 from engine.openai import OpenAIEngine
 from engine.scripted import ScriptedEngine
 from engine.vllm import VllmEngine
+from sessions.config import SessionConfig
 from sessions.generation import Chunk, FunctionChoice, Origin, Prompt
 from sessions.items import Item
 from tests.engine.builders import WEATHER, answer, assistant, call, make_prompt, output, text_of, user
 from tests.engine.conftest import DEMO_MODEL
 from tests.engine.subjects import Vllm
+from tests.sessions.builders import Talk
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -284,3 +287,72 @@ async def test_waiting_for_a_place_is_not_prefill() -> None:
     assert ended_ms is not None
     assert taken_ms is not None
     assert taken_ms >= ended_ms
+
+
+async def told_to_the_record(engine: Engine, talk: Talk, prompt: Prompt, *, num_chunks: int | None = None) -> None:
+    """Let the engine answer the dialogue, for so many chunks, as a live session does."""
+    num_taken = 0
+    async with contextlib.aclosing(engine.generate(prompt)) as chunks:
+        async for chunk in chunks:
+            talk.now_ms = epoch_ms()
+            talk.advance(prompt.response_id, chunk)
+            num_taken += 1
+            if num_taken == num_chunks:
+                return
+
+
+def asked(talk: Talk) -> Prompt:
+    talk.now_ms = epoch_ms()
+    talk.add("What can you do? Tell me all of it.")
+    talk.ask(max_output_tokens=30)
+    assert talk.last.generate is not None
+    return talk.last.generate
+
+
+async def test_what_is_told_reaches_the_record(engine: Engine, given: Given) -> None:
+    talk = Talk(config=SessionConfig(model="demo", instructions="You are a guide."))
+
+    await told_to_the_record(engine, talk, asked(talk))
+
+    [prediction] = talk.predictions
+    trace = prediction.trace
+    assert trace is not None
+    assert trace.prompt is not None
+    if given.prompts:
+        assert trace.prompt == given.prompts[-1]
+    assert "You are a guide." in trace.prompt
+    assert b"max_" in bytes(trace.sampling)
+    assert trace.persona == "kiosk"
+    times = (
+        prediction.created_ms,
+        trace.queued_ms,
+        trace.engine_first_token_ms,
+        prediction.first_token_ms,
+        prediction.done_ms,
+    )
+    known = [time for time in times if time is not None]
+    assert len(known) == 5
+    assert known == sorted(known)
+    assert trace.last_token_ms is not None
+    assert prediction.first_token_ms is not None
+    assert trace.engine_first_token_ms is not None
+    assert trace.engine_first_token_ms <= trace.last_token_ms <= prediction.done_ms
+
+
+async def test_a_takeovers_record_has_the_prompt_that_shows_what_was_spoken(engine: Engine, given: Given) -> None:
+    """P4: another engine goes on with the answer, and its client hangs up before the end."""
+    talk = Talk(config=SessionConfig(model="demo", instructions="You are a guide."))
+    prompt = asked(talk)
+    await told_to_the_record(engine, talk, prompt, num_chunks=4)
+    [again] = talk.crash()
+    assert again.spoken
+
+    await told_to_the_record(engine, talk, again, num_chunks=3)
+    talk.send("response.cancel", response_id=prompt.response_id)
+
+    [prediction] = talk.predictions
+    assert prediction.trace is not None
+    assert prediction.trace.prompt is not None
+    if given.prompts:
+        assert prediction.trace.prompt == given.prompts[-1]
+    assert again.spoken in prediction.trace.prompt

@@ -22,7 +22,7 @@ from tests.services import free_port
 
 Json = dict[str, Any]
 TOKENS = {"support-token": "support", "admin-token": "admin"}
-SEEN_AT_ONCE = "conversation.item.done", "response.output_text.done"
+_TICK_S = 0.05
 
 
 @dataclass
@@ -41,11 +41,17 @@ class Stub:
     is_live: bool = False
     gaps: list[tuple[int, int, str]] = field(default_factory=list)
     find: Callable[[Json], Json] | None = None
+    num_connections: int = 0
+    dropped: int = 0
 
     @property
     def url(self) -> str:
         """The console."""
         return f"http://127.0.0.1:{self.port}/console"
+
+    def drop(self) -> None:
+        """Cut every replay that is going on, without a word."""
+        self.dropped += 1
 
     def add(self, recording: Recording, **changes: object) -> Json:
         """A session of it, which can be found and played."""
@@ -204,6 +210,8 @@ class Playback:
 
     async def run(self) -> None:
         """Until the client leaves."""
+        self._stub.num_connections += 1
+        num_dropped = self._stub.dropped
         await self._socket.accept(subprotocol="realtime")
         await self._restart()
         listening = asyncio.create_task(self._socket.receive_json())
@@ -211,7 +219,12 @@ class Playback:
             while True:
                 wait_s = self._wait_s()
                 began = time.monotonic()
-                done, _ = await asyncio.wait([listening], timeout=wait_s)
+                done, _ = await asyncio.wait(
+                    [listening], timeout=min(wait_s, _TICK_S) if wait_s is not None else _TICK_S
+                )
+                if self._stub.dropped > num_dropped:
+                    await self._socket.close(1012)
+                    return
                 if not self._is_paused and not self._is_done:
                     self._position += (time.monotonic() - began) * 1000 * self._speed
                 if done:
@@ -219,7 +232,7 @@ class Playback:
                         listening.result()["replay"] if "replay" in listening.result() else listening.result()
                     )
                     listening = asyncio.create_task(self._socket.receive_json())
-                else:
+                elif wait_s is not None and wait_s <= _TICK_S:
                     await self._step()
         except WebSocketDisconnect:
             pass

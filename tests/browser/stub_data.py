@@ -31,7 +31,9 @@ def full_recording(session_id: str = FULL) -> Recording:
         "The blue whale hangs in the great hall, right above you as you come in. She is twenty-five metres long, "
         "and children like to lie down under her and look up.",
     )
-    recording.wait(5200)
+    recording.wait(1400)
+    recording.rate("item_a1", "up", "Found her at once, thank you!")
+    recording.wait(3800)
     turn = recording.ask("Can my dog come in with me? She is very small.")
     recording.wait(10)
     text = "Dogs are welcome in the garden, but inside the halls only those who"
@@ -59,7 +61,6 @@ def full_recording(session_id: str = FULL) -> Recording:
 def populate(stub: Stub) -> None:
     """Everything."""
     recording = full_recording()
-    first = recording.rate("item_a1", "up", comment="Found her at once, thank you!")
     wrong = rating_of(
         FULL,
         "item_a2",
@@ -80,7 +81,7 @@ def populate(stub: Stub) -> None:
         "position_ms": 14_000,
         "created_ms": BEGAN_MS + 90_000_000,
     }
-    stub.add(recording, feedback=[first, wrong, reviewed], notes=[note])
+    stub.add(recording, feedback=[*recording.feedback, wrong, reviewed], notes=[note])
     chance = random.Random(7)
     for number in range(64):
         asked = _ASKED[number % len(_ASKED)]

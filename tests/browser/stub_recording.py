@@ -18,6 +18,7 @@ class Recording:
     events: list[tuple[int, Json]] = field(default_factory=list)  # milliseconds since the beginning
     turns: list[Json] = field(default_factory=list)
     answers: list[Json] = field(default_factory=list)
+    feedback: list[Json] = field(default_factory=list)
     now_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -80,20 +81,14 @@ class Recording:
         self.answers.append(self._facts(number, turn_id, text, status, created_ms, waits, len(words)) | facts)
         return item_id
 
-    def rate(self, item_id: str, rating: str, user_id: str = "anna", **more: object) -> Json:
-        """A user's rating, as it was acknowledged."""
-        feedback: Json = {"id": f"fb_{item_id}", "object": "avatar.feedback", "item_id": item_id, "rating": rating}
-        feedback |= {
-            "reason": None,
-            "comment": None,
-            "start": None,
-            "end": None,
-            "rated_at_ms": BEGAN_MS + self.now_ms,
-            **more,
-        }
+    def rate(self, item_id: str, rating: str, comment: str | None = None) -> None:
+        """The user's rating, as it was acknowledged."""
+        rated_ms = BEGAN_MS + self.now_ms
+        facts = {"item_id": item_id, "rating": rating, "reason": None, "comment": comment, "start": None, "end": None}
+        feedback = {"id": f"fb_{item_id}", "object": "avatar.feedback", **facts, "rated_at_ms": rated_ms}
         self.emit("avatar.feedback.created", feedback=feedback)
-        return rating_of(
-            self.session_id, item_id, rating, user_id=user_id, role="user", rated_ms=BEGAN_MS + self.now_ms, **more
+        self.feedback.append(
+            rating_of(self.session_id, item_id, rating, user_id="anna", role="user", rated_ms=rated_ms, comment=comment)
         )
 
     @property

@@ -30,10 +30,14 @@ const ROOT = "/console";
 const SESSION = /^\/console\/sessions\/([^/]+)$/;
 
 const main = find("page", HTMLElement);
-const account = new Account(() => show());
-
 /** @type {Page | null} */
 let page = null;
+const account = new Account(() => {
+  // Nothing stays of what another was shown.
+  page?.leave?.();
+  page = null;
+  show();
+});
 
 /** @param {URL} url @returns {Page} */
 function pageOf(url) {

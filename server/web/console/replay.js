@@ -156,7 +156,7 @@ export class Replay {
         return this.#emit("gap", message);
       case "avatar.replay.done":
         this.#isDone = true;
-        if (this.#state) this.#state = { ...this.#state, position: message.position };
+        if (this.#state) this.#state = { ...this.#state, position: message.position, duration: message.position, is_live: false };
         this.#toldAt = performance.now();
         return this.#emit("done", null);
       case "error":

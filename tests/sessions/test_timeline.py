@@ -64,6 +64,18 @@ def test_what_is_thought_of_an_item_stays_with_it_until_it_is_removed() -> None:
     assert timeline.feedback("a") is None
 
 
+def test_what_is_thought_of_an_item_stays_when_all_are_numbered_anew() -> None:
+    feedback = Feedback(rating="up", rated_ms=1)
+    timeline = Timeline([make_placed("a", 1.0), make_placed("b", 2.0)])
+    timeline.rate("b", feedback)
+
+    while len(saved := timeline.insert(make_item(f"item_{len(timeline)}"), "a")) == 1:
+        pass
+
+    assert [placed.feedback for placed in saved if placed.item.id == "b"] == [feedback]
+    assert timeline.feedback("b") == feedback
+
+
 def test_replacing_what_is_gone_saves_nothing() -> None:
     timeline = Timeline([make_placed("a", 1.0)])
     timeline.remove("a")

@@ -1,7 +1,8 @@
-"""The command line: `flueman serve | write | migrate | outbox | audit | token`. Reads the settings, does one thing, says what is wrong."""
+"""The command line: `flueman serve | write | migrate | replay | outbox | audit | token`. Reads the settings, does one thing."""
 
 import argparse
 import asyncio
+import os
 import re
 import sys
 import time
@@ -15,6 +16,7 @@ from sessions.store import Store
 
 EXIT_FAILED = 1
 EXIT_BAD_SETTINGS = 2
+EXIT_INTERRUPTED = 130
 
 _EPILOG = """\
 Settings are FLUEMAN_* variables, in the environment or in .env; .env.example lists them all. With none set, `flueman serve` keeps
@@ -24,6 +26,11 @@ everything under ./var: SQLite for sessions and tables, a folder for the archive
 _OUTBOX = (
     "A record that is refused again and again, by the database or the archive, becomes a dead letter: "
     "kept with its error until it is retried. The embedded store is open to one process: stop the server first."
+)
+
+_REPLAY = (
+    "A session that goes on is followed until it ends; with --jsonl what there is by now is printed. The status is 1 when some of it "
+    "cannot be shown. Written to the audit log. The embedded store is open to one process: stop the server first."
 )
 
 _AUDIT = (
@@ -77,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
         "migrate", help="bring the database to the newest schema", description=_migrate.__doc__
     )
     migrate.set_defaults(command=_migrate)
+
+    replay = commands.add_parser(
+        "replay", help="show a stored session at its own pace, or as JSON lines", description=_REPLAY
+    )
+    replay.add_argument("session", metavar="SESSION", help="its id, sess_…")
+    replay.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="0.1 to 100 times its pace, default 1")
+    replay.add_argument("--max-silence-ms", type=_count, metavar="N", help="cut longer silences to that")
+    replay.add_argument("--jsonl", action="store_true", help="one JSON line an event, without waiting")
+    replay.set_defaults(command=_replay)
 
     outbox = commands.add_parser(
         "outbox", help="records that could not be stored: see them, have them tried again", description=_OUTBOX
@@ -150,6 +166,48 @@ def _migrate(settings: Settings, _: argparse.Namespace) -> int:
 
     run_migrations(settings)
     return 0
+
+
+def _speed(text: str) -> float:
+    from sessions.replay_events import MAX_SPEED, MIN_SPEED
+
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not MIN_SPEED <= speed <= MAX_SPEED:
+        raise argparse.ArgumentTypeError(f"must be from {MIN_SPEED:g} to {MAX_SPEED:g}")
+    return speed
+
+
+def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Show a session."""
+    from persistence.errors import PersistenceError
+    from server.logs import configure_logs
+    from server.replay_cli import NoSuchSession, Wanted, replay
+
+    configure_logs(level=settings.log_level, format=settings.log_format, stream=sys.stderr)
+    wanted = Wanted(
+        session_id=arguments.session,
+        speed=arguments.speed,
+        max_silence_ms=arguments.max_silence_ms,
+        as_json=arguments.jsonl,
+    )
+    try:
+        holes = asyncio.run(replay(settings, wanted, sys.stdout))
+        sys.stdout.flush()
+    except (SessionError, PersistenceError, NoSuchSession) as error:
+        print(f"flueman: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read has seen enough. What is left must not be flushed at the end, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    for hole in holes:
+        print(f"flueman: events {hole.first} to {hole.last} cannot be shown: {hole.reason}", file=sys.stderr)
+    return EXIT_FAILED if holes else 0
 
 
 def _count(text: str) -> int:

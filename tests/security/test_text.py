@@ -169,6 +169,8 @@ def mutated(seed: int) -> str:
         },
         {"type": "conversation.item.delete", "item_id": "item_x"},
         {"type": "response.cancel", "response_id": "resp_x"},
+        {"type": "avatar.feedback.create", "item_id": "item_x", "feedback": {"rating": "up", "start": 0, "end": 9}},
+        {"type": "avatar.feedback.delete", "feedback_id": "fb_x", "rated_at_ms": 5},
         {"type": "input_audio_buffer.append", "audio": "AAAA"},
     ]
     text = list(json.dumps(choose.choice(events)))

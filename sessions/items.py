@@ -38,7 +38,9 @@ class MessageItem(Struct, frozen=True, tag_field="type", tag="message"):
     @property
     def text(self) -> str:
         """The whole text of the message, its parts joined."""
-        return "".join(part.text for part in self.content)
+        parts = self.content
+        # Nearly every message has one part, and each is read several times for every answer.
+        return parts[0].text if len(parts) == 1 else "".join([part.text for part in parts])
 
 
 class FunctionCallItem(Struct, frozen=True, tag_field="type", tag="function_call"):

@@ -274,5 +274,5 @@ async def test_the_moment_of_a_rating_is_when_it_was_given(browser: Browser, stu
 
         await support.mark("Thumbs down by the user: too-slow: It went on and on <b>after</b> I spoke.").click()
 
-        await expect(support.time).to_have_text("0:15 / 0:58")
+        await expect(support.time).to_have_text("0:16 / 0:58")
         assert stub.details[FULL]["feedback"][1]["rated_ms"] == BEGAN_MS + 15_900

@@ -6,7 +6,7 @@
  */
 
 import { h, icon } from "./dom.js";
-import { holeInWords, momentsOf, spansOf } from "./moments.js";
+import { holeInWords, momentsOf, opinionsOf, spansOf } from "./moments.js";
 import { Replay } from "./replay.js";
 import { Stage } from "./stage.js";
 import { clock, clockInWords } from "./text.js";
@@ -15,6 +15,8 @@ import { Timeline } from "./timeline.js";
 const SPEEDS = [0.5, 1, 1.5, 2, 4, 8, 16];
 const MAX_SILENCE_MS = 1000;
 const SKIP_MS = 5000;
+// What happened at a moment is in the journal a little later: who goes there wants to see it.
+const LANDING_MS = 150;
 const REFRESH_EVERY_MS = 200;
 const PLAY = "M7 4.5v15l13-7.5Z";
 const PAUSE = "M8 5v14M16 5v14";
@@ -29,6 +31,7 @@ export class Player {
   #say;
   #onPosition;
   /** @type {number[]} */ #stops = [];
+  /** @type {import("./moments.js").Opinion[]} */ #opinions = [];
   #play = h("button", { type: "button", class: "primary play", onclick: () => this.toggle() });
   #time = h("p", { class: "time" });
   #speed = h("select", { id: "speed-choice", onchange: () => this.#chooseSpeed(Number(this.#speed.value)) });
@@ -45,7 +48,7 @@ export class Player {
     this.#onPosition = onPosition;
     this.#replay = new Replay(sessionId, token, start);
     this.#stage = new Stage(() => this.#replay.positionMs);
-    this.#timeline = new Timeline((ms) => this.seek(ms));
+    this.#timeline = new Timeline((ms) => this.seek(ms), (ms) => this.visit(ms));
     this.#speed.append(...SPEEDS.map((speed) => h("option", { value: speed, selected: speed === 1 }, `${speed}×`)));
     this.node = h("div", { class: "player" }, this.#stage.node, this.#trouble, this.#timeline.node, this.#controls());
     this.#listen(onEvent);
@@ -66,6 +69,7 @@ export class Player {
   annotate(detail) {
     const moments = momentsOf(detail);
     this.#stops = moments.map(({ atMs }) => atMs);
+    this.#opinions = opinionsOf(detail);
     this.#timeline.fill(moments, spansOf(detail));
   }
 
@@ -83,6 +87,11 @@ export class Player {
     const position = Math.max(0, Math.min(ms, this.#replay.durationMs));
     this.#replay.update({ position });
     this.#refresh();
+  }
+
+  /** To where that moment has just happened. @param {number} ms */
+  visit(ms) {
+    this.seek(ms + LANDING_MS);
   }
 
   /** @param {number} ms */
@@ -142,7 +151,8 @@ export class Player {
   #step(direction) {
     const here = this.positionMs;
     const next = direction > 0 ? this.#stops.find((ms) => ms > here + 1) : this.#stops.findLast((ms) => ms < here - 500);
-    this.seek(next ?? (direction > 0 ? this.#replay.durationMs : 0));
+    if (next === undefined) this.seek(direction > 0 ? this.#replay.durationMs : 0);
+    else this.visit(next);
     this.#say(clockInWords(this.positionMs));
   }
 
@@ -206,6 +216,7 @@ export class Player {
   #refresh() {
     const [position, duration, isOn] = [this.#replay.positionMs, this.#replay.durationMs, !this.#replay.isPaused && !this.#replay.isDone];
     this.#stage.isPlaying = this.#replay.isRunning;
+    this.#stage.showOpinions(this.#opinions, position);
     this.#timeline.move(position, duration);
     this.#time.textContent = `${clock(position)} / ${clock(duration)}`;
     this.node.classList.toggle("is-live", this.isLive);

@@ -155,7 +155,7 @@ class SessionView {
     if (!detail || !player) return;
     player.annotate(detail);
     const entries = momentsOf(detail).map(({ kind, atMs, label, text }) =>
-      h("li", {}, h("button", { type: "button", class: `moment mark-${kind}`, onclick: () => player.seek(atMs) }, h("span", { class: "at" }, clock(atMs)), icon(SHAPES[kind]), h("span", {}, h("b", {}, label), " ", said(text)))),
+      h("li", {}, h("button", { type: "button", class: `moment mark-${kind}`, onclick: () => player.visit(atMs) }, h("span", { class: "at" }, clock(atMs)), icon(SHAPES[kind]), h("span", {}, h("b", {}, label), " ", said(text)))),
     );
     this.#moments.replaceChildren(...entries);
   }

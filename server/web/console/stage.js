@@ -5,6 +5,7 @@
  * @import { RealtimeClient, ServerEvent, Connection } from "../realtime.js"
  * @import { Answer } from "../answer.js"
  * @import { Mood } from "../face.js"
+ * @import { Opinion } from "./moments.js"
  */
 
 import { pace } from "../answer.js";
@@ -63,6 +64,7 @@ export class Stage {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #settling;
   /** How much of each text has come by deltas. @type {Map<string, number>} */ #given = new Map();
   /** @type {Map<string, Answer>} */ #answers = new Map();
+  /** Those of `Opinion`s that are shown. @type {Set<Opinion>} */ #shown = new Set();
   /** Came in a lump, so that its deltas say nothing of its tokens. @type {WeakSet<Answer>} */ #lumps = new WeakSet();
 
   /** @param {() => number} now where the replay is, in milliseconds */
@@ -93,6 +95,7 @@ export class Stage {
     if (hadFocus) log.focus({ preventScroll: true });
     this.#given.clear();
     this.#answers.clear();
+    this.#shown.clear();
     this.#isBehind = true;
     this.#restartedAt = performance.now();
     const transcript = new Transcript(log, latest, () => undefined);
@@ -111,6 +114,15 @@ export class Stage {
     if (event.type === "avatar.feedback.created") this.#rated(event.feedback.item_id, event.feedback);
     if (event.type === "avatar.feedback.deleted") this.#rated(event.item_id, null);
     if (this.#isBehind) this.#settle();
+  }
+
+  /** Shows what was thought by then. @param {Opinion[]} opinions @param {number} positionMs */
+  showOpinions(opinions, positionMs) {
+    for (const opinion of opinions) {
+      if (opinion.atMs > positionMs || this.#shown.has(opinion) || !this.#answers.has(opinion.itemId)) continue;
+      this.#shown.add(opinion);
+      this.#rated(opinion.itemId, opinion);
+    }
   }
 
   /** Something cannot be shown here. @param {string} text */

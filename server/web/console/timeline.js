@@ -21,13 +21,15 @@ export class Timeline {
   #marks = h("div", { class: "marks", role: "group", "aria-label": "Moments; arrow keys go from one to the next" });
   #spans = h("div", { class: "spans", "aria-hidden": "true" });
   #onSeek;
+  #onVisit;
   #isHeld = false;
   #durationMs = 0;
   #lanesFor = 0;
 
-  /** @param {(positionMs: number) => void} onSeek */
-  constructor(onSeek) {
+  /** @param {(positionMs: number) => void} onSeek @param {(momentMs: number) => void} onVisit */
+  constructor(onSeek, onVisit) {
     this.#onSeek = onSeek;
+    this.#onVisit = onVisit;
     this.#slider = h("input", { type: "range", min: 0, max: 0, step: STEP_MS, value: 0, "aria-label": "Position", class: "scrubber", oninput: () => this.#seek() });
     this.#slider.addEventListener("pointerdown", () => (this.#isHeld = true));
     for (const end of ["pointerup", "pointercancel", "change"]) this.#slider.addEventListener(end, () => (this.#isHeld = false));
@@ -93,7 +95,7 @@ export class Timeline {
     const name = `${clock(atMs)} ${label}${text ? `: ${plain(text)}` : ""}`;
     const button = h(
       "button",
-      { type: "button", class: `mark mark-${kind}`, tabindex: -1, "data-at": Math.round(atMs), "aria-label": name, title: name, onclick: () => this.#onSeek(atMs) },
+      { type: "button", class: `mark mark-${kind}`, tabindex: -1, "data-at": Math.round(atMs), "aria-label": name, title: name, onclick: () => this.#onVisit(atMs) },
       icon(SHAPES[kind]),
     );
     place(button, "--at", String(Math.round(atMs)));

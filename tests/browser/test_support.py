@@ -1,0 +1,129 @@
+"""From the user's tap to the support person's eyes, on MariaDB, Redis and S3: found by its text, replayed at its pace, with the thumb where it was."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from playwright.async_api import Browser, Locator, expect
+
+from tests import services
+from tests.browser.conftest import ARTIFACTS, AWAY, PATIENCE_MS, visit
+from tests.browser.link import link_to
+from tests.browser.person import Person
+from tests.browser.rater import Thumbs
+from tests.browser.support import Support, assert_no_sideways_scroll, violations
+from tests.end_to_end.conftest import COMMON
+from tests.end_to_end.processes import FluemanProcess, running
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+
+NARWHAL = "[tokens 60] Where does the narwhal hang?"
+ANSWER_S = 60 / 20
+
+
+@pytest.fixture
+def house(
+    own_redis: services.RedisServer, database_url: str, durable_s3: services.FolderS3Server, tmp_path: Path
+) -> Iterator[FluemanProcess]:
+    """A server that serves, writes and archives by itself."""
+    query = urlencode({"endpoint": durable_s3.url, "region": services.S3_REGION})
+    settings = COMMON | {
+        "FLUEMAN_DATA_DIR": str(tmp_path / "var"),
+        "FLUEMAN_REDIS_URL": own_redis.url,
+        "FLUEMAN_DATABASE_URL": database_url,
+        "FLUEMAN_ARCHIVE_URL": f"s3://{durable_s3.new_bucket()}/flueman?{query}",
+        "FLUEMAN_SCRIPTED_TOKENS_PER_S": "20",
+        "FLUEMAN_RESUME_GRACE_S": "1",
+    }
+    process = FluemanProcess(tmp_path / "node", settings, "serve")
+    with running(process):
+        yield process
+
+
+async def talk_and_rate(browser: Browser, port: int) -> str:
+    """A user asks, rates the answer, interrupts another, and rates that without a connection; the first answer's words."""
+    async with link_to(port) as link, visit(browser, link.url, ignoring=AWAY) as page:
+        person = Person(page)
+        await person.wait_until_connected()
+        first = await person.say(NARWHAL)
+        await person.wait_until(first, "completed")
+        await Thumbs(first).up.click()
+        await expect(Thumbs(first).progress).to_have_text("Saved")
+        second = await person.say("[tokens 400] And <b>the dodo</b>?")
+        await person.wait_until_speaking(second)
+        await person.stop.click()
+        await person.wait_until(second, "cancelled")
+        await link.go_down()
+        await expect(page.get_by_role("button", name="Try now")).to_be_visible()
+        await Thumbs(second).down.click()
+        await Thumbs(second).reason("Too long").click()
+        await expect(Thumbs(second).progress).to_have_text("Waiting for the connection")
+        await link.go_up()
+        await expect(Thumbs(second).progress).to_have_text("Saved")
+        return await person.words(first)
+
+
+async def found(support: Support, words: str) -> Locator:
+    """The one session in which that was said; the writer and the summaries take their time."""
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while time.monotonic() < deadline:
+        await support.look_for(words)
+        await expect(support.tally).not_to_be_empty()
+        if await support.results.count() == 1:
+            return support.results.first
+    raise AssertionError(f"no session with {words!r} is found")
+
+
+async def test_support_finds_what_a_user_said_and_sees_the_thumb_where_it_was_given(
+    browser: Browser, house: FluemanProcess
+) -> None:
+    """P3, P8."""
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    words = await talk_and_rate(browser, house.port)
+    console = f"http://127.0.0.1:{house.port}/console"
+    async with visit(browser, console, width=1600, height=1000, bypass_csp=True) as page:
+        support = Support(page)
+        await page.get_by_role("button", name="Sign in as support").click()
+        row = await found(support, "narwhal")
+        await expect(row).to_contain_text("thumbs up: 1")
+        await page.screenshot(path=ARTIFACTS / "support-found.png")
+        await row.get_by_role("link").click()
+        await expect(support.answers).to_have_count(2)
+        await expect(support.answers.first.locator(".words")).to_have_text(words)
+
+        slow_s = await time_of_first_answer(support, "1×", words)
+        quick_s = await time_of_first_answer(support, "8×", words)
+        assert ANSWER_S * 0.9 < slow_s
+        assert quick_s < slow_s / 3
+
+        up = support.mark("Thumbs up by the user")
+        await support.seek(int(await up.get_attribute("data-at") or "0") - 200)
+        await expect(support.answers).to_have_count(1)
+        await expect(support.answers.first).not_to_contain_text("Thumbs up")
+        await up.click()
+        await expect(support.answers.first).to_contain_text("Thumbs up from the user")
+        await support.mark("Thumbs down by the user: too-long").click()
+        await expect(support.answers.nth(1)).to_contain_text("Thumbs down from the user: too-long")
+        await expect(support.sheets.first).to_contain_text("Where the time went")
+        await expect(support.sheets.first.locator(".opinions")).to_contain_text("Good")
+        await page.screenshot(path=ARTIFACTS / "support-session.png")
+        assert await violations(page) == []
+        await assert_no_sideways_scroll(page)
+
+
+async def time_of_first_answer(support: Support, speed: str, words: str) -> float:
+    """How long its words take when the session is played from the beginning."""
+    await support.seek(0)
+    await expect(support.answers).to_have_count(0)
+    await support.speed.select_option(speed)
+    await support.play.click()
+    answer = support.answers.first
+    await expect(answer).to_have_attribute("data-status", "streaming")
+    began = time.monotonic()
+    await expect(answer).to_have_attribute("data-status", "completed")
+    took_s = time.monotonic() - began
+    await expect(answer.locator(".words")).to_have_text(words)
+    await expect(support.play).to_be_visible()
+    return took_s

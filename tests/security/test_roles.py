@@ -147,6 +147,7 @@ TABLE: Mapping[tuple[str, str], list[Line]] = {
     ("WEBSOCKET", "/v1/realtime"): [
         Line(anyone(101), "/v1/realtime?model=demo"),
         Line(talkers(101), "/v1/realtime?conversation_id=conv_{ulid}"),
+        Line(who_see(101), "/v1/realtime?replay={session_id}"),
     ],
     ("GET", "/v1/sessions"): [
         Line(anyone(), "/v1/sessions"),
@@ -393,3 +394,35 @@ def test_what_is_not_to_be_seen_is_answered_like_what_never_was(house: House, ro
 
     hidden, unknown = (answer.json()["error"] | {"id": ""} for answer in answers if not isinstance(answer, int))
     assert hidden == unknown
+
+
+def seen_by(role: Role, house: House) -> set[str]:
+    """The sessions that are in the role's lists."""
+    held = {(of, owner): session_id for (of, owner), session_id in house.sessions.items() if owner != "unknown"}
+    match role:
+        case "nobody" | "expired" | "elsewhere":
+            return set()
+        case "user" | "secret":
+            return {
+                session_id for (of, owner), session_id in held.items() if owner == "own" and subject_of(of) == "user"
+            }
+        case "support" | "everywhere":
+            return {session_id for (_, owner), session_id in held.items() if owner != "private"}
+        case "named":
+            return {session_id for (_, owner), session_id in held.items() if owner == "private"}
+        case "admin":
+            return set(held.values())
+
+
+@pytest.mark.parametrize("role", ["secret", "user", "support", "elsewhere", "everywhere", "named", "admin"])
+@pytest.mark.parametrize("path", ["/v1/sessions?limit=200", "/v1/feedback?limit=200"])
+def test_lists_hold_what_the_role_sees_and_nothing_else(house: House, path: str, role: Role) -> None:
+    answer = house.ask("GET", Line(anyone(), path), role, "own")
+
+    assert isinstance(answer, httpx.Response)
+    # Other tests open sessions of their own, and take ratings back.
+    found = {entry["session_id"] for entry in answer.json()["data"]} & set(house.sessions.values())
+    if "sessions" in path:
+        assert found == seen_by(role, house)
+    else:
+        assert found <= seen_by(role, house)

@@ -72,11 +72,12 @@ def test_a_cursor_comes_back_as_the_place_it_was_made_of(at_ms: int, id: str) ->
 
 
 @given(
-    at=st.integers(0, 60),
+    at=st.integers(0, 77),
     letter=st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=. +/\u00e9"),
 )
 def test_a_cursor_with_any_letter_changed_is_refused(at: int, letter: str) -> None:
-    cursor = encode_cursor(Place(1_790_000_000_000, "sess_01K00000000000000000000000"), of="sessions")
+    cursor = encode_cursor(Place(1_790_000_000_000, "sess_01K000000000000000000000000"), of="sessions")
+    assert len(cursor) == 78  # no multiple of four: its last letter has several spellings
     tampered = cursor[:at] + letter + cursor[at + 1 :]
     if tampered == cursor:
         return

@@ -71,6 +71,7 @@ async def test_pages_follow_each_other_from_the_newest_to_the_oldest(tmp_path: P
         (token("anna", "user"), "user=oscar", set()),
         (token("anna", "user", scopes=["client:*"]), "client=lobby", set()),
         (token("ann", client="kiosk"), "", {1, 2}),
+        (token("ann", client="kiosk"), "user=oscar", {2}),
         (token("ann", client="kiosk"), "client=lobby", set()),
         (token("ann", client="kiosk"), "client=clinic", set()),
         (token("ann", client="none", scopes=["client:*"]), "", {1, 2, 4}),

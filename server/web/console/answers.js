@@ -13,6 +13,7 @@ import { clock, count, duration, number, passage, plain, said, write } from "./t
 import { waterfall } from "./waterfall.js";
 
 const SLOW_MS = 1000;
+const LONG = 16;
 
 /** @typedef {{ house: import("./app.js").House, playFrom: (ms: number) => void, onReviewed: () => void }} Tools */
 
@@ -110,11 +111,11 @@ function figures(facts) {
     ["Model version", facts.model_version],
     ["Prompt version", facts.prompt_version],
     ["Persona", facts.persona],
-    ...Object.entries(sampling ?? {}).map(([name, value]) => /** @type {[string, string]} */ ([name, typeof value === "string" ? value : JSON.stringify(value)])),
+    ...Object.entries(sampling ?? {}).filter(([, value]) => value !== null).map(([name, value]) => /** @type {[string, string]} */ ([name, typeof value === "string" ? value : JSON.stringify(value)])),
     ["Response", facts.response_id],
   ];
   const known = rows.filter(([, value]) => value);
-  return h("dl", { class: "figures" }, ...known.map(([name, value]) => h("div", {}, h("dt", {}, plain(name)), h("dd", {}, said(value)))));
+  return h("dl", { class: "figures" }, ...known.map(([name, value]) => h("div", { class: (value ?? "").length > LONG ? "long" : null }, h("dt", {}, plain(name)), h("dd", {}, said(value)))));
 }
 
 /** The very text that the model was given. @param {AnswerFacts} facts */

@@ -127,6 +127,7 @@ export class Replay {
 
   /** Where to be, how fast, whether at all. @param {Wish} wish */
   update(wish) {
+    if (this.#isDone && wish.position !== undefined) wish = { paused: true, ...wish };
     Object.assign(this.#wanted, wish);
     Object.assign(this.#unsent, wish);
     this.#isSeeking ||= wish.position !== undefined;
@@ -156,6 +157,8 @@ export class Replay {
         return this.#emit("gap", message);
       case "avatar.replay.done":
         this.#isDone = true;
+        // Whoever goes back from the end wants to look, not to be played to at once.
+        this.#wanted.paused = this.#unsent.paused ?? true;
         if (this.#state) this.#state = { ...this.#state, position: message.position, duration: message.position, is_live: false };
         this.#toldAt = performance.now();
         return this.#emit("done", null);

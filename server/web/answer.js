@@ -61,6 +61,13 @@ export function newAnswer(known) {
   };
 }
 
+/** Another message of the answer begins. @param {Answer} answer @param {string} itemId */
+export function startItem(answer, itemId) {
+  answer.itemStart += answer.numShown;
+  answer.numShown = 0;
+  answer.itemId = itemId;
+}
+
 /** Shows `text` more of the message `itemId`. @param {Answer} answer @param {string} text @param {number} nowMs */
 export function lengthen(answer, text, nowMs) {
   answer.status = "streaming";

@@ -15,9 +15,9 @@
  * @property {() => void} restarted   a new, empty dialogue has taken the place of one that is gone
  */
 
-import { lengthen, newAnswer } from "./answer.js";
+import { lengthen, newAnswer, startItem } from "./answer.js";
+import { inWords, isExpected } from "./errors.js";
 import { newId } from "./journey.js";
-import { isOfRating } from "./ratings.js";
 
 /** @import { Answer, Said, Status } from "./answer.js" */
 /** @import { Outbox } from "./outbox.js" */
@@ -25,12 +25,6 @@ import { isOfRating } from "./ratings.js";
 
 const PARAGRAPH = "\n\n";
 const REQUEST = "request";
-const EXPECTED_ERRORS = new Set([
-  "response_cancel_not_active", // it ended by itself while our cancel was under way: what was wanted has happened
-  "item_create_duplicate_item_id", // sent again because its acknowledgement was lost
-  "session_expired", // the client connects again by itself
-]);
-
 export class Conversation {
   #client;
   #outbox;
@@ -262,9 +256,7 @@ export class Conversation {
     const answer = this.#answer;
     if (!answer || answer.responseId !== responseId) return;
     if (answer.itemId !== itemId) {
-      answer.itemStart += answer.numShown;
-      answer.numShown = 0;
-      answer.itemId = itemId;
+      startItem(answer, itemId);
       this.#byItem.set(itemId, answer);
     }
     if (answer.isStopping) {
@@ -296,14 +288,13 @@ export class Conversation {
 
   /** @param {WireError} error */
   #refused(error) {
-    const message = error.message || error.code || "The server reported a problem.";
     this.#outbox.wasRefused(error);
-    if (EXPECTED_ERRORS.has(error.code ?? "") || isOfRating(error.event_id)) return;
+    if (isExpected(error)) return;
     if (this.#asked && error.event_id === this.#asked.requestId) {
-      this.#end(this.#asked, "failed", message);
+      this.#end(this.#asked, "failed", inWords(error));
       this.#goOn();
     } else if (this.#isLive) {
-      this.#on.noticed(message);
+      this.#on.noticed(inWords(error));
     }
   }
 }

@@ -138,17 +138,20 @@ export class Ratings {
     entry.flight = { eventId: way === "socket" ? newId(EVENT_PREFIX) : "", choice };
     this.#save();
     this.#onChange(entry.itemId);
-    if (way === "post") void this.#sendByPost(entry, choice);
+    if (way === "post") void this.#sendByPost(entry, entry.flight);
     else this.#client.send({ event_id: entry.flight.eventId, ...asEvent(entry, choice) });
   }
 
-  /** @param {Entry} entry @param {Choice} choice */
-  async #sendByPost(entry, choice) {
+  /** @param {Entry} entry @param {NonNullable<Entry["flight"]>} flight */
+  async #sendByPost(entry, flight) {
     const { itemId, sessionId, saved } = entry;
+    const { choice } = flight;
     const reply =
       choice.rating === null
         ? await this.#post.withdraw(sessionId, itemId, saved?.id ?? "", choice.atMs)
         : await this.#post.save(sessionId, itemId, asFeedback(choice));
+    // The socket may have told of it before, and another choice be on its way.
+    if (entry.flight !== flight) return;
     if (reply.status === "kept") this.#answered(entry, reply.feedback && asSaved(reply.feedback));
     else if (reply.status === "refused") this.#refused(entry, reply.message);
     else this.#delay(entry);

@@ -89,6 +89,7 @@ export class Reasons {
     this.#comment.setAttribute("aria-describedby", this.#count.id);
     this.#comment.addEventListener("input", () => {
       this.#measure();
+      row.scrollIntoView({ block: "nearest" });
       this.#wishes.onDraft(this.#comment.value);
     });
     this.#comment.addEventListener("keydown", (event) => {

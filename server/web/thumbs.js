@@ -146,7 +146,9 @@ export class Thumbs {
   /** What becomes of a rating is said once, and only to who gave it. @param {string} itemId @param {Progress} progress */
   #tell(itemId, progress) {
     const words = SPOKEN[progress];
-    if (!words || this.#awaited.get(itemId) === progress || !this.#awaited.has(itemId)) return;
+    // Taken back before it was sent.
+    if (!progress) this.#awaited.delete(itemId);
+    if (!words || !this.#awaited.has(itemId) || this.#awaited.get(itemId) === progress) return;
     if (progress === "waiting" || progress === "delayed") this.#awaited.set(itemId, progress);
     else this.#awaited.delete(itemId);
     this.#say(`${words} ${this.#ratings.complaint(itemId)}`.trim());

@@ -49,8 +49,9 @@ class Thumbs:
         await expect(self.down).to_have_attribute("aria-pressed", str(thumb == "down").lower())
 
 
-def rated_item(wire: Wire) -> str:
-    """The item that was rated last on that wire."""
+async def rated_item(wire: Wire) -> str:
+    """The item that was rated last on that wire, once one was: the browser tells of frames after they are sent."""
+    await _until(lambda: wire.num_sent(CREATE) != [0], lambda: "nothing was rated")
     item_id: str = wire.last_sent(CREATE)["item_id"]
     return item_id
 

@@ -77,7 +77,7 @@ async def test_one_tap_rates_while_the_answer_streams_and_saved_means_acknowledg
         released.set()
         await expect(thumbs.progress).to_have_text("Saved")
         await person.wait_until_speaking(answer)
-        await wait_until_stored(server, rated_item(wire), "up")
+        await wait_until_stored(server, await rated_item(wire), "up")
         assert wire.num_sent(CREATE) == [1]
 
 
@@ -91,12 +91,12 @@ async def test_the_other_thumb_changes_a_rating_and_the_same_withdraws_it(browse
         await thumbs.down.click()
         await thumbs.expect_pressed("down")
         await expect(thumbs.progress).to_have_text("Saved")
-        await wait_until_stored(server, rated_item(wire), "down")
+        await wait_until_stored(server, await rated_item(wire), "down")
         await thumbs.down.click()
 
         await thumbs.expect_pressed(None)
         await expect(thumbs.progress).to_have_text("Withdrawn")
-        await wait_until_stored(server, rated_item(wire), None)
+        await wait_until_stored(server, await rated_item(wire), None)
         await expect(thumbs.panel).to_have_count(0)
         assert wire.num_sent(CREATE, DELETE) == [2, 1]
 
@@ -112,7 +112,7 @@ async def test_taps_faster_than_the_server_end_as_the_last(browser: Browser, ser
 
         await thumbs.expect_pressed("down")
         await expect(thumbs.progress).to_have_text("Saved")
-        await wait_until_stored(server, rated_item(wire), "down")
+        await wait_until_stored(server, await rated_item(wire), "down")
         assert wire.num_sent(CREATE, DELETE) == [2, 0]
 
 
@@ -136,11 +136,11 @@ async def test_a_reason_and_a_comment_belong_to_the_same_rating(browser: Browser
         await expect(thumbs.panel).to_have_count(0)
         await expect(thumbs.down).to_be_focused()
         await expect(thumbs.progress).to_have_text("Saved")
-        await wait_until_stored(server, rated_item(wire), "down", "off-topic", "Not what I asked 🙂\nreally")
+        await wait_until_stored(server, await rated_item(wire), "down", "off-topic", "Not what I asked 🙂\nreally")
         await thumbs.more.click()
         await expect(thumbs.comment).to_have_value("Not what I asked 🙂\nreally")
         await thumbs.reason("Off-topic").click()
-        await wait_until_stored(server, rated_item(wire), "down", None, "Not what I asked 🙂\nreally")
+        await wait_until_stored(server, await rated_item(wire), "down", None, "Not what I asked 🙂\nreally")
         assert len({event["feedback"]["id"] for event in wire.received if event["type"] == CREATED}) == 1
 
 
@@ -156,7 +156,7 @@ async def test_praise_takes_a_comment_and_no_reasons(browser: Browser, server: S
         await expect(thumbs.panel.get_by_role("button")).to_have_count(2)
         await thumbs.send.click()
 
-        await wait_until_stored(server, rated_item(wire), "up", None, "Thank you")
+        await wait_until_stored(server, await rated_item(wire), "up", None, "Thank you")
 
 
 async def test_what_is_rated_while_the_connection_is_away_is_saved_when_it_is_back(
@@ -184,7 +184,7 @@ async def test_what_is_rated_while_the_connection_is_away_is_saved_when_it_is_ba
         await link.go_up()
 
         await expect(Thumbs(first).progress).to_have_text("Saved")
-        await wait_until_stored(server, rated_item(wire), "down", "too-slow")
+        await wait_until_stored(server, await rated_item(wire), "down", "too-slow")
         assert wire.num_sent(CREATE, DELETE) == [2, 0]
         assert wire.last_sent(CREATE)["feedback"]["rated_at_ms"] <= tapped_ms
         assert await person.page.evaluate(MEMORY) is None
@@ -231,7 +231,7 @@ async def test_a_rating_whose_acknowledgement_was_lost_is_not_sent_twice(browser
 
         await expect(Thumbs(answer).progress).to_have_text("Saved")
         assert wire.sent[1:] == [["session.update"]]
-        await wait_until_stored(server, rated_item(frames), "up")
+        await wait_until_stored(server, await rated_item(frames), "up")
 
 
 async def test_a_rating_that_did_not_arrive_is_sent_again(browser: Browser, server: Server) -> None:
@@ -243,7 +243,7 @@ async def test_a_rating_that_did_not_arrive_is_sent_again(browser: Browser, serv
 
         await expect(Thumbs(answer).progress).to_have_text("Saved")
         assert wire.sent[1:] == [["session.update", CREATE]]
-        await wait_until_stored(server, rated_item(frames), "up")
+        await wait_until_stored(server, await rated_item(frames), "up")
 
 
 async def test_a_rating_that_is_taken_back_before_it_was_acknowledged_is_withdrawn(
@@ -255,7 +255,7 @@ async def test_a_rating_that_is_taken_back_before_it_was_acknowledged_is_withdra
         [answer] = await converse(person)
         thumbs = Thumbs(answer)
         await thumbs.up.click()
-        await wait_until_stored(server, rated_item(frames), "up")
+        await wait_until_stored(server, await rated_item(frames), "up")
         await link.go_down()
         await expect(person.connection).to_have_text("Reconnecting")
 
@@ -265,7 +265,7 @@ async def test_a_rating_that_is_taken_back_before_it_was_acknowledged_is_withdra
 
         await expect(thumbs.progress).to_have_text("Withdrawn")
         await thumbs.expect_pressed(None)
-        await wait_until_stored(server, rated_item(frames), None)
+        await wait_until_stored(server, await rated_item(frames), None)
         assert wire.sent[-1] == ["session.update", DELETE]
 
 
@@ -325,9 +325,9 @@ async def test_a_refused_rating_is_said_and_taken_back(browser: Browser, server:
         await thumbs.expect_pressed("down")
         await expect(person.page.locator("#rated")).to_contain_text("Your rating was not saved.")
         await expect(person.notice).to_be_empty()
-        await wait_until_stored(server, rated_item(wire), "down")
+        await wait_until_stored(server, await rated_item(wire), "down")
         await thumbs.reason("Too long").click()
-        await wait_until_stored(server, rated_item(wire), "down", "too-long")
+        await wait_until_stored(server, await rated_item(wire), "down", "too-long")
 
 
 async def test_only_answers_with_text_have_thumbs(browser: Browser, server: Server) -> None:
@@ -350,7 +350,7 @@ async def test_an_answer_of_a_conversation_that_is_gone_can_still_be_rated(
         [answer] = await converse(person)
         thumbs = Thumbs(answer)
         await thumbs.up.click()
-        await wait_until_stored(server, rated_item(wire), "up")
+        await wait_until_stored(server, await rated_item(wire), "up")
         server.stop()
         for file in server.data.glob("sessions.db*"):
             file.unlink()
@@ -363,10 +363,10 @@ async def test_an_answer_of_a_conversation_that_is_gone_can_still_be_rated(
         await thumbs.reason("Inaccurate").click()
 
         await expect(thumbs.progress).to_have_text("Saved")
-        await wait_until_stored(server, rated_item(wire), "down", "inaccurate")
+        await wait_until_stored(server, await rated_item(wire), "down", "inaccurate")
         await thumbs.down.click()
         await expect(thumbs.progress).to_have_text("Withdrawn")
-        await wait_until_stored(server, rated_item(wire), None)
+        await wait_until_stored(server, await rated_item(wire), None)
         assert wire.num_sent(CREATE, DELETE) == [1, 0]
 
 

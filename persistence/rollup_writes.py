@@ -1,5 +1,6 @@
 """Adds what sessions come to, to the sums of their days, and takes out what they came to before, in a transaction of the caller's."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Final
 
@@ -7,7 +8,7 @@ import msgspec
 from sqlalchemy import and_, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from persistence.rollups import COUNTS, add_counts, decode_counts
+from persistence.rollups import ALL_CLIENTS, COUNTS, add_counts, decode_counts
 from persistence.search_tables import rollups
 from persistence.summaries import Share
 
@@ -27,7 +28,7 @@ async def add_shares(
     connection: AsyncConnection, added: Iterable[Share], removed: Iterable[Share], *, is_mysql: bool
 ) -> None:
     """Change the sums by the difference. The rows stay locked until the transaction ends, in one order for all."""
-    changes = _differences(added, removed)
+    changes = differences(added, removed)
     if not changes:
         return
     keys = [dict(zip(("day", "client_id", "model"), key, strict=True)) for key in sorted(changes)]
@@ -50,14 +51,15 @@ async def add_shares(
         )
 
 
-def _differences(added: Iterable[Share], removed: Iterable[Share]) -> dict[Key, Share]:
-    """By how much each sum changes; those that do not are left out."""
+def differences(added: Iterable[Share], removed: Iterable[Share]) -> dict[Key, Share]:
+    """By how much each sum changes, of each digital human and of all together; sums that do not change are left out."""
     changes: dict[Key, Share] = {}
-    for times, shares in ((1, added), (-1, removed)):
-        for share in shares:
-            key = (share.day, share.client_id, share.model)
+    signed = itertools.chain(((share, 1) for share in added), ((share, -1) for share in removed))
+    for share, times in signed:
+        for client_id in {share.client_id, ALL_CLIENTS}:
+            key = (share.day, client_id, share.model)
             change = changes.setdefault(
-                key, Share(day=share.day, client_id=share.client_id, model=share.model, num_sessions=0)
+                key, Share(day=share.day, client_id=client_id, model=share.model, num_sessions=0)
             )
             for name in COUNTS:
                 setattr(change, name, getattr(change, name) + times * getattr(share, name))

@@ -12,7 +12,12 @@ from persistence.histogram import Histogram, quantile
 from persistence.summaries import day_of
 from persistence.timed import timed
 
+# Stands for every digital human together, as it does in scopes; none can be called so.
+ALL_CLIENTS: Final = "*"
+
 COUNTS: Final = ("num_sessions", "num_answers", "num_errors", "num_interruptions", "num_up", "num_down")
+
+_decoder: msgspec.json.Decoder[Histogram] = msgspec.json.Decoder(Histogram)
 
 
 class DayFigures(Struct, frozen=True, kw_only=True):
@@ -47,24 +52,23 @@ async def overview(
 
     `clients`: of these digital humans only, None for any; `hidden_clients`: of none of these.
     """
-    wanted: list[tuple[str, object]] = [("day >= :first", day_of(from_ms)), ("day <= :last", day_of(to_ms))]
-    if model is not None:
-        wanted.append(("model = :model", model))
+    shown = clients
     if client_id is not None:
-        wanted.append(("client_id = :client_id", client_id))
-    if clients is not None:
-        wanted.append(("client_id IN :clients", sorted(clients)))
-    if hidden_clients:
-        wanted.append(("client_id NOT IN :hidden_clients", sorted(hidden_clients)))
-    conditions = " AND ".join(condition for condition, _ in wanted)
-    statement = timed(f"SELECT * FROM rollups WHERE {conditions}", database)  # noqa: S608
-    for condition, value in wanted:
-        _, name = condition.split(":")
-        statement = statement.bindparams(bindparam(name, value, expanding=isinstance(value, list)))
+        shown = frozenset({client_id}) if clients is None else clients & {client_id}
+    # All but a few are told from fewer rows than all those others have.
+    hidden = dict.fromkeys(hidden_clients, -1) | {ALL_CLIENTS: 1}
+    signs = hidden if shown is None else dict.fromkeys(shown - hidden_clients, 1)
+    query = "SELECT * FROM rollups WHERE day >= :first AND day <= :last AND client_id IN :clients"
+    if model is not None:
+        query += " AND model = :model"
     sums: dict[tuple[str, str], _Sum] = {}
     async with database.snapshot() as connection:
-        for row in await connection.execute(statement):
-            sums.setdefault((row.day, row.model), _Sum()).add(row)
+        rows = await connection.execute(
+            timed(query, database).bindparams(bindparam("clients", expanding=True)),
+            {"first": day_of(from_ms), "last": day_of(to_ms), "clients": sorted(signs), "model": model},
+        )
+        for row in rows:
+            sums.setdefault((row.day, row.model), _Sum()).add(row, sign=signs[row.client_id])
     return [_figures(day, name, sums[day, name]) for day, name in sorted(sums) if any(sums[day, name].counts.values())]
 
 
@@ -73,10 +77,10 @@ class _Sum:
         self.counts = dict.fromkeys(COUNTS, 0)
         self.first_tokens: Histogram = {}
 
-    def add(self, row: Row[Any]) -> None:
+    def add(self, row: Row[Any], *, sign: int) -> None:
         for name in COUNTS:
-            self.counts[name] += row._mapping[name]
-        add_counts(self.first_tokens, decode_counts(row.first_tokens))
+            self.counts[name] += sign * getattr(row, name)
+        add_counts(self.first_tokens, decode_counts(row.first_tokens), times=sign)
 
 
 def add_counts(histogram: Histogram, others: Mapping[int, int], *, times: int = 1) -> None:
@@ -91,7 +95,7 @@ def add_counts(histogram: Histogram, others: Mapping[int, int], *, times: int = 
 
 def decode_counts(text: str) -> Histogram:
     """The counts of a `first_tokens` column."""
-    return msgspec.json.decode(text, type=Histogram)
+    return _decoder.decode(text)
 
 
 def _figures(day: str, model: str, total: _Sum) -> DayFigures:

@@ -71,6 +71,7 @@ stale_sessions = make_table(
 rollups = make_table(
     "rollups",
     Column("day", ascii_text(10), primary_key=True),
+    # `*`: of all together.
     Column("client_id", String(255), primary_key=True),
     Column("model", String(255), primary_key=True),
     Column("num_sessions", Integer, nullable=False),

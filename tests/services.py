@@ -243,12 +243,12 @@ def redis_server(directory: Path, appendfsync: str = "always", *, unix_socket: b
 
 
 @contextmanager
-def mariadb_server(directory: Path) -> Iterator[MariadbServer]:
-    """A MariaDB whose data is in `directory`, small so that it starts fast, durable at every commit."""
+def mariadb_server(directory: Path, *, options: Sequence[str] = ()) -> Iterator[MariadbServer]:
+    """A MariaDB whose data is in `directory`, small so that it starts fast, durable at every commit, unless its options say otherwise."""
     binary = _binary("mariadbd", package="mariadb-server")
     data = directory / "data"
     # A socket's path may have 107 characters, a test's folder is often longer: relative to the process's folder.
-    options = [
+    common = [
         "--no-defaults",
         f"--datadir={data}",
         "--innodb-buffer-pool-size=32M",
@@ -256,13 +256,13 @@ def mariadb_server(directory: Path) -> Iterator[MariadbServer]:
         "--innodb-flush-log-at-trx-commit=1",
     ]
     if os.geteuid() == 0:
-        options.append("--user=root")
+        common.append("--user=root")
     install = _binary("mariadb-install-db", package="mariadb-server")
     # Its durability is not at stake while it is made: half of the time is fsync.
     installed = subprocess.run(
         [
             install,
-            *options,
+            *common,
             "--innodb-flush-method=nosync",
             "--skip-test-db",
             "--auth-root-authentication-method=normal",
@@ -277,7 +277,7 @@ def mariadb_server(directory: Path) -> Iterator[MariadbServer]:
         "CREATE USER IF NOT EXISTS 'flueman'@'%' IDENTIFIED BY 'flueman';\nGRANT ALL ON *.* TO 'flueman'@'%' WITH GRANT OPTION;\n"
     )
     serve = [
-        *options,
+        *common,
         f"--bind-address={_HOST}",
         "--socket=mariadb.sock",
         f"--pid-file={directory / 'mariadb.pid'}",
@@ -288,6 +288,7 @@ def mariadb_server(directory: Path) -> Iterator[MariadbServer]:
         "--innodb-buffer-pool-load-at-startup=OFF",
         "--innodb-fast-shutdown=2",
         "--character-set-server=utf8mb4",
+        *options,
     ]
     service = MariadbServer("mariadb", directory, lambda port: [binary, *serve, f"--port={port}"], _mariadb_answers)
     with _running(service):

@@ -1,5 +1,6 @@
 """From the user's tap to the support person's eyes, on MariaDB, Redis and S3: found by its words, replayed, with the thumb where it was."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Locator, expect
 
 from tests import services
-from tests.browser.conftest import ARTIFACTS, AWAY, PATIENCE_MS, visit
+from tests.browser.conftest import ARTIFACTS, AWAY, PATIENCE_MS, Server, visit
 from tests.browser.link import link_to
 from tests.browser.person import Person
 from tests.browser.rater import Thumbs
@@ -127,3 +128,56 @@ async def time_of_first_answer(support: Support, speed: str, words: str) -> floa
     await expect(answer.locator(".words")).to_have_text(words)
     await expect(support.play).to_be_visible()
     return took_s
+
+
+async def test_a_conversation_is_followed_while_it_goes_on(browser: Browser, server: Server) -> None:
+    async with (
+        visit(browser, server.url) as user_page,
+        visit(browser, f"{server.url}console?status=active&text=aardvark", width=1280) as page,
+    ):
+        person, support = Person(user_page), Support(page)
+        await person.wait_until_connected()
+        await person.wait_until(await person.say("[echo Which aardvark?]"), "completed")
+        await page.get_by_role("button", name="Sign in as support").click()
+        row = await found(support, "aardvark")
+        await row.get_by_role("link").click()
+        await expect(page.locator(".session-head .badge.live")).to_have_text("Live")
+        await expect(support.answers.first.locator(".words")).to_have_text("Which aardvark?")
+
+        answer = await person.say("[tokens 40] And what does it eat?")
+
+        await expect(support.log.get_by_text("And what does it eat?")).to_be_visible()
+        await expect(support.answers.nth(1)).to_have_attribute("data-status", "streaming")
+        await person.wait_until(answer, "completed")
+        await expect(support.answers.nth(1)).to_have_attribute("data-status", "completed")
+        await expect(support.answers.nth(1).locator(".words")).to_have_text(await person.words(answer))
+        await expect(support.sheets).to_have_count(2)
+        await expect(support.pause).to_be_visible()
+
+
+async def test_a_review_and_a_note_are_kept_and_the_user_sees_neither(browser: Browser, server: Server) -> None:
+    async with (
+        visit(browser, server.url) as user_page,
+        visit(browser, f"{server.url}console", width=1280) as page,
+    ):
+        person, support = Person(user_page), Support(page)
+        await person.wait_until_connected()
+        answer = await person.say("[echo The quagga is <script>gone</script>.]")
+        await person.wait_until(answer, "completed")
+        await page.get_by_role("button", name="Sign in as support").click()
+        await (await found(support, "quagga")).get_by_role("link").click()
+        sheet = support.sheets.first
+        await sheet.get_by_role("button", name="Bad").click()
+        await sheet.get_by_label("Reason").select_option("inaccurate")
+        await sheet.get_by_role("button", name="Save review").click()
+        await expect(sheet.locator(".opinions .by-support")).to_contain_text("inaccurate")
+        await page.get_by_label("New note").fill("It is <b>extinct</b>.")
+        await page.get_by_role("button", name="Add note").click()
+        await expect(page.locator(".notes li")).to_contain_text("It is <b>extinct</b>.")
+
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            while await support.marks.count() < 3:  # the turn, the review, the note: as the server tells them
+                await page.reload()
+                await expect(support.sheets).to_have_count(1)
+        await expect(page.locator(".notes li")).to_contain_text("It is <b>extinct</b>.")
+        await Thumbs(answer).expect_pressed(None)

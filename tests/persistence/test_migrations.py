@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -13,8 +14,10 @@ from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
 from migrations import configuration, upgrade_database
+from persistence.audit import FIRST_HASH, AuditEnd, append, verify
 from persistence.database import Database, open_database
 from persistence.tables import metadata
+from tests.persistence.builders import make_audit
 
 NEWEST_FIRST = list(ScriptDirectory.from_config(configuration()).walk_revisions())
 
@@ -91,15 +94,32 @@ async def test_an_upgrade_that_was_cut_off_is_repeated(empty_database_url: str) 
         await upgrade_database(empty_database_url)
         whole = await schema(database)
         async with database.transaction() as connection:
-            lost = ("heard", "sent", "archives", "requests")
+            lost = ("audit_head", "notes", "traces", "heard", "sent", "archives", "requests")
             for statement in (*(f"DROP TABLE {table}" for table in lost), "DELETE FROM alembic_version"):
                 await connection.execute(text(statement))
             on_table = " ON sessions" if database.is_mysql else ""
             await connection.execute(text(f"DROP INDEX ix_sessions_created_at{on_table}"))
+            on_table = " ON audit_logs" if database.is_mysql else ""
+            await connection.execute(text(f"DROP INDEX ix_audit_logs_action_number{on_table}"))
 
         await upgrade_database(empty_database_url)
 
         assert await schema(database) == whole
+        assert await verify(database) == AuditEnd(0, FIRST_HASH)
+
+
+async def test_an_upgrade_that_is_repeated_leaves_the_end_of_the_audit_log(empty_database_url: str) -> None:
+    await upgrade_database(empty_database_url)
+    async with open_database(empty_database_url) as database:
+        async with database.transaction() as connection:
+            await append(connection, [make_audit(), make_audit()])
+            await connection.execute(text("DELETE FROM alembic_version"))
+
+        await upgrade_database(empty_database_url)
+
+        end = await verify(database)
+        assert isinstance(end, AuditEnd)
+        assert end.number == 2
 
 
 async def test_each_revision_can_be_repeated_after_a_crash_before_it_was_noted(empty_database_url: str) -> None:
@@ -120,10 +140,11 @@ async def test_each_revision_can_be_repeated_after_a_crash_before_it_was_noted(e
             assert await schema(database) == whole
 
 
-async def test_what_an_older_release_writes_and_reads_is_still_there(empty_database_url: str) -> None:
+@pytest.mark.parametrize("revision", [revision.revision for revision in NEWEST_FIRST[:0:-1]])
+async def test_what_an_older_release_writes_and_reads_is_still_there(empty_database_url: str, revision: str) -> None:
     """Every revision works with the previous release still running: no column of it changes, and it need not know a new one."""
     async with open_database(empty_database_url) as database:
-        older = await columns_at(database, "0001")
+        older = await columns_at(database, revision)
         newest = await columns_at(database, "head")
 
     for table, columns in older.items():

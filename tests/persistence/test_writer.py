@@ -13,6 +13,7 @@ from sqlalchemy import func, select, text
 import persistence.columns
 from persistence.archive import Archive, open_archive
 from persistence.database import Database
+from persistence.feedback import feedback_of_session
 from persistence.history import load_dialogue
 from persistence.tables import predictions, sessions, turns
 from persistence.upsert import Row
@@ -31,10 +32,14 @@ from tests.persistence.builders import (
     enqueue,
     journal_events,
     make_archive,
+    make_audit,
     make_events,
+    make_feedback,
+    make_note,
     make_prediction,
     make_request,
     make_session,
+    make_trace,
     make_turn,
     new_id,
     running,
@@ -136,14 +141,20 @@ async def test_json_that_only_this_database_refuses_is_stored_and_read_back_unch
 ) -> None:
     session_id = new_id("sess")
     document = b'{"a":' * 60 + b"1" + b"}" * 60
-    await enqueue(sqlite_store, [make_prediction(session_id, request=Raw(document)), make_session(session_id)])
+    prediction = make_prediction(session_id, request=Raw(document), trace=make_trace(sampling=Raw(document)))
+    await enqueue(sqlite_store, [prediction, make_session(session_id), make_feedback(session_id)])
 
-    watched = await settle(sqlite_store, database, folder, 2)
+    watched = await settle(sqlite_store, database, folder, 3)
 
     assert watched.buried == []
     dialogue = await load_dialogue(database, session_id)
     assert dialogue is not None
-    assert dialogue.predictions[0].request.encode() == document
+    (found,) = dialogue.predictions
+    assert found.request.encode() == document
+    assert found.trace is not None
+    assert found.trace.sampling.encode() == document
+    (rated,) = await feedback_of_session(database, session_id)
+    assert rated.response_id == prediction.response_id
 
 
 async def test_a_record_that_brings_out_a_bug_is_buried_and_stops_nobody(
@@ -326,15 +337,17 @@ async def test_a_cancelled_writer_leaves_what_it_took_to_the_next(
 async def test_figures_tell_what_was_stored(sqlite_store: Store, database: Database, folder: Archive) -> None:
     watched = WatchedStore(sqlite_store)
     writer = make_writer(watched, database, folder)
-    await enqueue(sqlite_store, [*dialogue_records(new_id("sess"), 2), make_request()])
+    session_id = new_id("sess")
+    beside: list[Record] = [make_request(), make_feedback(session_id), make_note(session_id), make_audit(session_id)]
+    await enqueue(sqlite_store, [*dialogue_records(session_id, 2), *beside])
 
     async with running(writer):
-        await watched.until_settled(6)
+        await watched.until_settled(9)
 
     figures = msgspec.structs.asdict(writer.figures)
     assert figures.pop("last_success_ms") > 0
     assert figures == {
-        "num_stored": {"session": 1, "turn": 2, "prediction": 2, "request": 1},
+        "num_stored": {"session": 1, "turn": 2, "prediction": 2, "request": 1, "feedback": 1, "note": 1, "audit": 1},
         "num_refused": 0,
         "num_buried": 0,
         "num_retries": 0,

@@ -14,9 +14,23 @@ import pytest
 
 from migrations import upgrade_database
 from persistence.archive import Archive, open_archive
+from persistence.audit import AuditEnd, verify
 from persistence.database import Database, open_database
 from persistence.history import archived_events, load_dialogue
-from persistence.tables import archives, heard, predictions, requests, sent, sessions, turns
+from persistence.tables import (
+    answer_items,
+    archives,
+    audit_logs,
+    feedback,
+    heard,
+    notes,
+    predictions,
+    requests,
+    sent,
+    sessions,
+    traces,
+    turns,
+)
 from persistence.writer import Writer
 from sessions.records import Record
 from sessions.redis_store import RedisStore
@@ -28,11 +42,15 @@ from tests.persistence.builders import (
     enqueue,
     journal_events,
     make_archive,
+    make_audit,
     make_events,
+    make_feedback,
     make_heard,
+    make_note,
     make_prediction,
     make_request,
     make_session,
+    make_trace,
     make_turn,
     new_id,
     running,
@@ -42,6 +60,20 @@ from tests.persistence.doomed import Order
 
 NUM_EVENTS = 20
 MAX_REACHED = 60
+_TABLES = (
+    sessions,
+    turns,
+    predictions,
+    sent,
+    heard,
+    answer_items,
+    traces,
+    feedback,
+    notes,
+    audit_logs,
+    requests,
+    archives,
+)
 
 
 class Doom:
@@ -98,12 +130,18 @@ class Installation:
         self._session_ids.append(session_id)
         self._num_poisoned += len(poison)
         turn = make_turn(session_id)
-        prediction = make_prediction(session_id, turn.turn_id, sent_chars=7)
+        prediction = make_prediction(session_id, turn.turn_id, sent_chars=7, trace=make_trace())
         await journal_events(
             self.store, session_id, make_events(NUM_EVENTS), [make_archive(session_id, NUM_EVENTS), *poison]
         )
         heard_of = make_heard(session_id, prediction.response_id)
-        await enqueue(self.store, [make_request(), heard_of, prediction, turn, make_session(session_id)])
+        beside: list[Record] = [
+            make_request(),
+            make_audit(session_id),
+            make_note(session_id),
+            make_feedback(session_id),
+        ]
+        await enqueue(self.store, [*beside, heard_of, prediction, turn, make_session(session_id)])
 
     async def settle(self) -> None:
         """Two writers at once take over what the dead left."""
@@ -125,8 +163,11 @@ class Installation:
     async def check(self) -> None:
         """Everything is there exactly once, and what was poison is among the dead letters, once."""
         num_sessions = len(self._session_ids)
-        for table in (sessions, turns, predictions, sent, heard, requests, archives):
+        for table in _TABLES:
             assert len(await all_rows(self._database, table)) == num_sessions, table.name
+        end = await verify(self._database)
+        assert isinstance(end, AuditEnd)
+        assert end.number == num_sessions
         for session_id in self._session_ids:
             dialogue = await load_dialogue(self._database, session_id)
             assert dialogue is not None
@@ -171,7 +212,7 @@ async def kill_at_each(doom: Doom, installation: Installation, step: str, *poiso
 @pytest.mark.parametrize(
     ("step", "num_times"),
     [
-        ("before statement", 10),
+        ("before statement", 20),
         # Of the rows, of the claim of a part of the archive, of the word that it is stored.
         ("before commit", 3),
         ("after commit", 3),

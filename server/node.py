@@ -292,8 +292,12 @@ class Node:
             self._given_up.pop(session_id, None)
         room = self._limits.max_sessions - len(self._sessions) - self._num_opening
         if room > 0:
-            for loaded in await self.store.adopt(self.name, min(room, _NUM_ADOPTED_AT_ONCE)):
+            adopted = await self.store.adopt(self.name, min(room, _NUM_ADOPTED_AT_ONCE))
+            # They are this node's by now: where the store goes away in the middle, those that are left are taken in later.
+            self._given_up |= {loaded.meta.session_id: loaded.epoch for loaded in adopted}
+            for loaded in adopted:
                 await self._adopt(loaded)
+                self._given_up.pop(loaded.meta.session_id, None)
 
     async def _adopt(self, loaded: LoadedSession) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Claims whose reply never came: the store may have made the session ours, and then nobody else adopts it while we live."""
+"""Claims, creations among them, whose reply never came: the store may have made the session ours, and nobody else adopts it then."""
 
 from collections.abc import Iterable
 

@@ -139,7 +139,12 @@ class RedisStore:
 
     async def create(self, meta: SessionMeta, owner: str) -> str:
         session_id = meta.session_id
-        epoch = await self._run(_CREATE, session_id, session_id, *self._claimer(owner), _encode_meta(meta))
+        try:
+            epoch = await self._run(_CREATE, session_id, session_id, *self._claimer(owner), _encode_meta(meta))
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._lost_claims.add(owner, [session_id])
+            raise
+        self._lost_claims.discard(owner, session_id)
         if epoch is None:
             raise SessionError(f"session {session_id} exists already")
         return _text(epoch)

@@ -82,7 +82,12 @@ class SqliteStore:
         await self._run(transactions.ping)
 
     async def create(self, meta: SessionMeta, owner: str) -> str:
-        epoch = await self._run(transactions.create, meta, self._claimer(owner))
+        try:
+            epoch = await self._run(transactions.create, meta, self._claimer(owner))
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._lost_claims.add(owner, [meta.session_id])
+            raise
+        self._lost_claims.discard(owner, meta.session_id)
         if epoch is None:
             raise SessionError(f"session {meta.session_id} exists already")
         return epoch

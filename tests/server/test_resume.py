@@ -10,10 +10,10 @@ from structlog.testing import capture_logs
 
 from server.live import LiveSession
 from sessions.config import ResumptionOptions, SessionConfig
-from sessions.errors import SessionNotFound
+from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.records import ArchiveRecord, PredictionRecord, SessionRecord
 from sessions.state import DialogueState, encode_state
-from sessions.store import Append, SessionMeta
+from sessions.store import Append, JournalEntry, SessionMeta
 from tests.server.house import House, Limits, Screen, ask, open_house, response_done, send, turns, until
 from tests.sessions.builders import NOW_MS, Json, kinds, user_item
 
@@ -214,6 +214,31 @@ async def test_sessions_of_an_owner_that_is_gone_are_adopted_and_their_answers_g
     assert done["status"] == "completed"
     assert failed["status"] == "failed", "nobody can come back to it"
     assert adopted == 1
+
+
+async def test_sessions_that_were_adopted_as_the_store_went_away_go_on_once_it_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P6: they are this node's by then, and no other would adopt them."""
+    opened = [await house.open(RESUMABLE) for _ in range(3)]
+    for session, _ in opened:
+        ask(session, "[pace 100] [tokens 50]")
+    await asyncio.gather(*(screen.until(DELTA) for _, screen in opened))
+    house.stop_beating()
+    read, num_reads = house.store.journal, 0
+
+    async def read_all_but_first(session_id: str, after: int, limit: int) -> list[JournalEntry]:
+        nonlocal num_reads
+        num_reads += after > 0
+        if after > 0 and num_reads == 1:
+            raise StoreUnavailable("the store is away")
+        return await read(session_id, after, limit)
+
+    monkeypatch.setattr(house.store, "journal", read_all_but_first)
+    async with open_house(house.store, Limits(), name="node-2") as others:
+        done = [await response_done(others, session) for session, _ in opened]
+
+    assert [response["status"] for response in done] == ["completed"] * 3
 
 
 async def test_a_node_that_stops_leaves_its_open_answers_to_the_next(house: House, others: House) -> None:

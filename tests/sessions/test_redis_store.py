@@ -398,6 +398,22 @@ async def test_a_claim_whose_reply_was_lost_is_adopted_by_the_claimer(own_redis:
         assert await store.adopt("node-2", 10) == []
 
 
+async def test_a_creation_whose_reply_was_lost_is_adopted_by_its_creator(own_redis: RedisServer) -> None:
+    """P6: its client was turned away, and nobody else would ever end it."""
+    async with tcp_proxy(own_redis.port) as proxy, RedisStore(f"redis://127.0.0.1:{proxy.port}") as store:
+        await store.create(make_meta(OTHER), "node-1")
+        await store.renew("node-1", 60)
+
+        proxy.lose_next_reply()
+        with pytest.raises(StoreUnavailable):
+            await store.create(make_meta(), "node-1")
+
+        assert [(found.meta.session_id, found.epoch) for found in await store.adopt("node-1", 10)] == [
+            (SESSION, "2.node-1")
+        ]
+        assert await store.adopt("node-1", 10) == []
+
+
 async def test_a_claim_that_was_lost_and_repeated_is_not_adopted(own_redis: RedisServer) -> None:
     async with tcp_proxy(own_redis.port) as proxy, RedisStore(f"redis://127.0.0.1:{proxy.port}") as store:
         await load_claim(store)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from playwright.async_api import Locator, expect
 
 from tests.browser.conftest import Server
+from tests.browser.person import Person
 from tests.browser.talk import Wire
 
 CREATE = "avatar.feedback.create"
@@ -47,6 +48,15 @@ class Thumbs:
         """Exactly this one is pressed."""
         await expect(self.up).to_have_attribute("aria-pressed", str(thumb == "up").lower())
         await expect(self.down).to_have_attribute("aria-pressed", str(thumb == "down").lower())
+
+
+async def converse(person: Person, *, num_turns: int = 1) -> list[Locator]:
+    """The answers of a conversation, each heard to its end."""
+    answers = []
+    for turn in range(num_turns):
+        answers.append(await person.say(f"[echo rate answer {turn}]"))
+        await person.wait_until(answers[-1], "completed")
+    return answers
 
 
 async def rated_item(wire: Wire) -> str:

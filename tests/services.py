@@ -251,6 +251,8 @@ def mariadb_server(directory: Path, *, options: Sequence[str] = ()) -> Iterator[
     common = [
         "--no-defaults",
         f"--datadir={data}",
+        # Two that are made at once, each by a run of its own, would delete each other's files in /tmp.
+        f"--tmpdir={directory}",
         "--innodb-buffer-pool-size=32M",
         "--innodb-log-file-size=16M",
         "--innodb-flush-log-at-trx-commit=1",

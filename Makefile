@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 FAULTS ?= 2000
 
-.PHONY: run install test check fix bench bench-gpu bench-takeover bench-cancel bench-hostile bench-million soak chaos clean
+.PHONY: run install test check fix bench bench-gpu bench-takeover bench-cancel bench-hostile bench-million bench-replay soak chaos clean
 
 run: install ## install what a laptop needs and serve the demo on http://127.0.0.1:8000
 	FLUEMAN_LOG_FORMAT=$${FLUEMAN_LOG_FORMAT:-console} $(BIN)/flueman serve --host $(HOST) --port $(PORT)
@@ -45,6 +45,9 @@ bench-hostile: .venv/installed-dev ## 500 good sessions with and without hostile
 
 bench-million: .venv/installed-dev ## a million sessions: every question of the console by an index, and how fast; appends to RESULTS.md
 	$(BIN)/python -m tests.benchmarks.million
+
+bench-replay: .venv/installed-dev ## archived sessions are watched at 1x: how true the pace is, and how soon the first event; appends to RESULTS.md
+	$(BIN)/python -m tests.benchmarks.replay
 
 soak: .venv/installed-dev ## half an hour of sessions that come and go: memory, files, tasks and keys stay flat; appends to RESULTS.md
 	$(BIN)/python -m tests.benchmarks.soak

@@ -1,18 +1,14 @@
 """Watching over a real socket: who may, what is refused how, who is written down; stops, expiry, storms, another node's session."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import select
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.exceptions import InvalidStatus
 
 from persistence.errors import ArchiveUnavailable, DatabaseUnavailable
 from server.settings import load_settings
@@ -21,64 +17,21 @@ from sessions.server_events import with_sequence_number
 from sessions.store import Append
 from tests.end_to_end.in_process import Served, served
 from tests.persistence.builders import CREATED_MS, journal_events, make_archive, make_events, make_session, new_id
+from tests.server import watcher as viewers
 from tests.server.console import SECRET, token
-from tests.sessions.builders import Json
+from tests.server.watcher import WAIT_S, Watcher
 
-WAIT_S = 30.0
 Query = dict[str, object]
-
-
-class Watcher:
-    """A viewer's connection."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.frames: list[bytes] = []
-        self.events: list[Json] = []
-
-    async def next(self) -> Json:
-        async with asyncio.timeout(WAIT_S):
-            frame = await self.socket.recv(decode=False)
-        self.frames.append(frame)
-        self.events.append(json.loads(frame))
-        return self.events[-1]
-
-    async def until(self, kind: str) -> Json:
-        while (event := await self.next())["type"] != kind:
-            pass
-        return event
-
-    async def send(self, kind: str, **fields: object) -> None:
-        await self.socket.send(json.dumps({"type": kind, **fields}))
-
-    async def closed(self) -> tuple[int | None, str | None]:
-        """The close code and reason, once it is closed."""
-        with suppress(ConnectionClosed):
-            while True:
-                await self.next()
-        return self.socket.close_code, self.socket.close_reason
-
-    @property
-    def recorded(self) -> list[bytes]:
-        return [frame for frame, event in zip(self.frames, self.events, strict=True) if "sequence_number" in event]
 
 
 @asynccontextmanager
 async def watching(
     server: Served, session_id: str, bearer: str | None = None, *, subprotocols: Sequence[str] = (), **query: object
 ) -> AsyncIterator[Watcher]:
-    headers = {} if subprotocols else {"authorization": f"Bearer {bearer or token()}"}
-    async with connect(
-        f"ws://127.0.0.1:{server.port}/v1/realtime?{urlencode({'replay': session_id, **query})}",
-        additional_headers=headers,
-        subprotocols=[Subprotocol(name) for name in subprotocols] or None,
-        compression=None,
-        max_size=None,
-        ping_interval=None,
-        proxy=None,
-        open_timeout=WAIT_S,
-    ) as socket:
-        yield Watcher(socket)
+    """A viewer, of support if nothing else is said."""
+    bearer = None if subprotocols else bearer or token()
+    async with viewers.watching(server.port, session_id, bearer, subprotocols=subprotocols, **query) as viewer:
+        yield viewer
 
 
 def make_settings(folder: Path, **changes: Any) -> Any:
@@ -139,8 +92,7 @@ async def test_a_stored_session_is_replayed_byte_for_byte(server: Served, archiv
 
     async with watching(server, session_id, speed=100) as watcher:
         first = await watcher.next()
-        while len(watcher.recorded) < 30:
-            await watcher.next()
+        await watcher.until_recorded(30)
         if archived:
             await watcher.until("avatar.replay.done")
 
@@ -155,8 +107,7 @@ async def test_watching_changes_nothing_of_the_session(server: Served) -> None:
     before = await store.peek(session_id), await store.epoch(session_id)
 
     async with watching(server, session_id, speed=100) as watcher:
-        while len(watcher.recorded) < 30:
-            await watcher.next()
+        await watcher.until_recorded(30)
         await watcher.send("conversation.item.create", item={"type": "message", "role": "user", "content": []})
         error = await watcher.until("error")
 
@@ -172,12 +123,10 @@ async def test_a_session_of_another_node_is_followed_as_it_happens(server: Serve
     assert epoch is not None
 
     async with watching(server, session_id, position=0, speed=100) as watcher:
-        while len(watcher.recorded) < 14:
-            await watcher.next()
+        await watcher.until_recorded(14)
         more = make_events(20)[14:]
         await store.append([Append(session_id, epoch, 15, CREATED_MS + 20, more, [], {}, [])])
-        while len(watcher.recorded) < 20:
-            await watcher.next()
+        await watcher.until_recorded(20)
         last = b'{"type":"session.updated"}'
         await store.append([Append(session_id, epoch, 21, CREATED_MS + 30, [last], [], {}, [], ends=True)])
         await watcher.until("avatar.replay.done")
@@ -192,8 +141,7 @@ async def test_seek_pause_and_speed_are_answered(server: Served) -> None:
         await watcher.next()
         await watcher.send("avatar.replay.update", position=14)
         restarted = await watcher.until("avatar.replay.updated")
-        while len(watcher.recorded) < 21:
-            await watcher.next()
+        await watcher.until_recorded(21)
         await watcher.send("avatar.replay.update", paused=False, speed=50)
         going = await watcher.until("avatar.replay.updated")
         done = await watcher.until("avatar.replay.done")

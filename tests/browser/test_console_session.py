@@ -88,6 +88,24 @@ async def test_seeking_shows_what_was_there_then_and_no_more(browser: Browser, s
         await expect(support.answers).to_have_count(2)
 
 
+async def test_a_moment_is_an_address(browser: Browser, stub: Stub) -> None:
+    async with visit(browser, "about:blank") as page:
+        support = Support(page)
+        await support.open(place_of(stub), "support-token")
+        await expect(support.answers).to_have_count(4)
+
+        await support.seek(9_300)
+
+        await expect(page).to_have_url(f"{place_of(stub)}?at=9300")
+        await page.reload()
+        await expect(support.answers).to_have_count(2)
+        await expect(support.time).to_have_text("0:09 / 0:58")
+        await page.go_back()
+        await page.go_forward()
+        await support.scrubber.press("End")
+        await expect(page).to_have_url(place_of(stub))
+
+
 async def test_a_storm_of_seeks_is_calmed_and_the_last_one_holds(browser: Browser, stub: Stub) -> None:
     async with visit(browser, "about:blank") as page:
         support = Support(page)

@@ -41,8 +41,8 @@ export class Account {
   /** @param {string} token */
   async signIn(token) {
     try {
-      // A header holds no more than this; a token that does not fit is none.
-      if (!/^[\x21-\x7e]+$/.test(token)) throw new Refusal("This is not a token: it holds characters that no token has.", 401);
+      // What a header and a subprotocol can hold (RFC 9110, token); what does not fit is none.
+      if (!/^[\w!#$%&'*+.^`|~-]+$/.test(token)) throw new Refusal("This is not a token: it holds characters that no token has.", 401);
       const api = new Api(token, (why) => this.signOut(why));
       this.#me = await api.get("/v1/me");
       this.#api = api;

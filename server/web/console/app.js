@@ -48,10 +48,19 @@ function pageOf(url) {
   const path = url.pathname.replace(/\/+$/, "");
   const session = SESSION.exec(path)?.[1];
   if (path === ROOT || path === `${ROOT}/sessions`) return findPage(house, url);
-  if (session) return sessionPage(house, decodeURIComponent(session), url);
+  if (session) return sessionPage(house, decoded(session), url);
   if (path === `${ROOT}/overview`) return overviewPage(house, url);
   if (path === `${ROOT}/audit` && me.role === "admin") return auditPage(house, url);
   return nothingHere();
+}
+
+/** @param {string} part of an address */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** @returns {Page} */

@@ -61,6 +61,14 @@ export class Player {
     return this.#replay.positionMs;
   }
 
+  get durationMs() {
+    return this.#replay.durationMs;
+  }
+
+  get isPaused() {
+    return this.#replay.isPaused;
+  }
+
   get isLive() {
     return this.#replay.state?.is_live === true;
   }

@@ -74,6 +74,9 @@ class SessionView {
   /** @type {Player | null} */ #player = null;
   /** @type {Notes | null} */ #notes = null;
   /** @type {AnswerSheet[]} */ #sheets = [];
+  /** The replay is in it. @type {AnswerSheet | null} */ #current = null;
+  #lastMs = -1;
+  #namedMs = -1;
   #answers = h("section", { class: "panel" });
   #moments = h("ol", { class: "moments" });
   #heading = h("h1", { tabindex: -1, id: "session-title" }, "Session");
@@ -142,6 +145,7 @@ class SessionView {
   /** @param {Detail} detail */
   #show(detail) {
     const tools = { house: this.#house, playFrom: (/** @type {number} */ ms) => this.#player?.playFrom(ms), onReviewed: () => this.#annotate() };
+    this.#current = null;
     this.#sheets = detail.answers.map((facts) => new AnswerSheet(facts, detail, tools));
     const list = this.#sheets.length > 0 ? this.#sheets.map(({ node }) => node) : [h("p", { class: "fine" }, "Nothing was answered, or it is not stored yet.")];
     this.#answers.replaceChildren(h("h2", {}, "Answers"), ...list);
@@ -205,8 +209,23 @@ class SessionView {
   /** @param {number} ms */
   #moved(ms) {
     if (this.#notes) this.#notes.positionMs = ms;
-    const current = this.#sheets.findLast(({ startMs }) => startMs <= ms + 1);
-    for (const sheet of this.#sheets) sheet.isCurrent = sheet === current;
+    const current = this.#sheets.findLast(({ startMs }) => startMs <= ms + 1) ?? null;
+    if (current !== this.#current) {
+      if (this.#current) this.#current.isCurrent = false;
+      if (current) current.isCurrent = true;
+      this.#current = current;
+    }
+    this.#nameMoment(Math.round(ms));
+  }
+
+  /** Where it rests is in the address, so that a moment can be sent to someone. @param {number} ms */
+  #nameMoment(ms) {
+    const isAtRest = ms === this.#lastMs && this.#player?.isPaused === true;
+    this.#lastMs = ms;
+    if (!isAtRest || ms === this.#namedMs) return;
+    this.#namedMs = ms;
+    const isAtEnd = ms >= Math.floor(this.#player?.durationMs ?? 0);
+    this.#house.rename(address(`/console/sessions/${encodeURIComponent(this.#sessionId)}`, isAtEnd ? {} : { at: ms }));
   }
 }
 

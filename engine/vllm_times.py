@@ -23,15 +23,15 @@ def note_times(llm: Any) -> None:
 
 def _note(state: Any, output: Any, core_s: float | None, _: object) -> None:
     """In the place of `OutputProcessor._update_stats_from_output`, which is called with each output of the core."""
-    if output.events:
-        for event in output.events:
-            # A request that was put back and taken up again keeps its first time.
-            if event.type.name == "SCHEDULED" and not state.stats.scheduled_ts:
-                state.stats.scheduled_ts = event.timestamp
-    if state.is_prefilling:
-        state.stats.first_token_ts = core_s or 0.0
     if output.finish_reason is not None:
         state.stats.last_token_ts = core_s or 0.0
+    if not state.is_prefilling:
+        return  # nearly every output
+    state.stats.first_token_ts = core_s or 0.0
+    for event in output.events or ():
+        if event.type.name == "SCHEDULED":
+            state.stats.scheduled_ts = event.timestamp
+            return
 
 
 class CoreClock:

@@ -181,3 +181,37 @@ async def test_a_review_and_a_note_are_kept_and_the_user_sees_neither(browser: B
                 await expect(support.sheets).to_have_count(1)
         await expect(page.locator(".notes li")).to_contain_text("It is <b>extinct</b>.")
         await Thumbs(answer).expect_pressed(None)
+
+
+async def test_an_admin_sees_who_looked_at_what_and_how_it_goes(browser: Browser, server: Server) -> None:
+    async with (
+        visit(browser, server.url) as user_page,
+        visit(browser, f"{server.url}console", width=1280, bypass_csp=True, is_still=True) as page,
+        visit(browser, f"{server.url}console", width=1280) as staff_page,
+    ):
+        person, support, staff = Person(user_page), Support(page), Support(staff_page)
+        await person.wait_until_connected()
+        await person.wait_until(await person.say("[echo The thylacine sleeps.]"), "completed")
+        await staff_page.get_by_role("button", name="Sign in as support").click()
+        await (await found(staff, "thylacine")).get_by_role("link").click()
+        await expect(staff.answers).to_have_count(1)
+        session_id = await staff_page.locator(".session-tools code").text_content()
+
+        reply = await page.request.post(f"{server.url}dev/token", data={"role": "admin"})
+        await support.sign_in((await reply.json())["value"])
+        await page.get_by_role("link", name="Audit").click()
+        await page.get_by_label("Session").fill(session_id or "")
+        rows = page.get_by_role("row").filter(has_text="developer-support")
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            while await rows.filter(has_text="Replayed a session").count() == 0:
+                await page.get_by_role("button", name="Show").click()
+                await expect(support.tally).to_be_visible()
+        await expect(rows.filter(has_text="Viewed a session")).to_have_count(1)
+        assert await violations(page) == []
+        await page.screenshot(path=ARTIFACTS / "support-audit.png")
+
+        await page.get_by_role("link", name="Overview").click()
+        await expect(page.get_by_role("heading", level=2, name="demo")).to_be_visible()
+        await expect(page.locator(".plot svg")).to_have_count(3)
+        assert await violations(page) == []
+        await page.screenshot(path=ARTIFACTS / "support-overview.png")

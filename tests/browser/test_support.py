@@ -130,6 +130,38 @@ async def time_of_first_answer(support: Support, speed: str, words: str) -> floa
     return took_s
 
 
+async def test_a_damaged_archive_is_said_to_be_and_what_else_is_known_is_shown(
+    browser: Browser, house: FluemanProcess, durable_s3: services.FolderS3Server
+) -> None:
+    async with visit(browser, f"http://127.0.0.1:{house.port}/") as user_page:
+        person = Person(user_page)
+        await person.wait_until_connected()
+        await person.wait_until(await person.say("[echo An axolotl.]"), "completed")
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while not (parts := await asyncio.to_thread(archived, durable_s3)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    for part in parts:
+        part.write_bytes(b"not what was put there")
+    async with visit(browser, f"http://127.0.0.1:{house.port}/console") as page:
+        support = Support(page)
+        await page.get_by_role("button", name="Sign in as support").click()
+        await (await found(support, "axolotl")).get_by_role("link").click()
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            # Until it is trimmed, the journal has it all.
+            while await page.locator(".damage").count() == 0:
+                await page.reload()
+                await expect(support.sheets).to_have_count(1)
+
+        await expect(page.locator(".damage")).to_contain_text("damaged in the archive")
+        await expect(support.log.locator(".gap")).to_contain_text("damaged in the archive")
+        await expect(support.sheets.first).to_contain_text("An axolotl.")
+
+
+def archived(s3: services.FolderS3Server) -> list[Path]:
+    """What lies in the buckets."""
+    return [part for part in (s3.directory / "buckets").rglob("*.zst") if part.is_file()]
+
+
 async def test_a_conversation_is_followed_while_it_goes_on(browser: Browser, server: Server) -> None:
     async with (
         visit(browser, server.url) as user_page,

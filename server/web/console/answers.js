@@ -54,7 +54,7 @@ export class AnswerSheet {
     const signs = [badge(status, status === "failed" ? "bad" : status === "completed" ? "plain" : "busy")];
     if (firstMs !== null) signs.push(badge(`first token ${duration(firstMs - createdMs)}`, firstMs - createdMs >= SLOW_MS ? "slow" : "plain"));
     for (const { rating } of ratingsOf(this.#detail, itemOf(this.#facts))) if (rating) signs.push(thumbs(rating, 1));
-    const title = h("span", { class: "asked" }, h("span", { class: "at" }, clock(this.startMs)), question ? said(question) : h("i", {}, "Not asked by a message"));
+    const title = h("h3", { class: "asked" }, h("span", { class: "at" }, clock(this.startMs)), question ? said(question) : h("i", {}, "Not asked by a message"));
     return h("summary", {}, title, h("span", { class: "signs" }, ...signs));
   }
 

@@ -46,11 +46,11 @@ function legend(series) {
   return h("ul", { class: "legend" }, ...entries);
 }
 
-/** Round values from zero to at least `top`. @param {number} top */
+/** Round whole values from zero to at least `top`. @param {number} top */
 function ticks(top) {
-  const raw = Math.max(top, 1) / MOST_TICKS;
+  const raw = Math.max(1, top / MOST_TICKS);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= raw) ?? raw;
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= raw && Number.isInteger(candidate)) ?? raw;
   return Array.from({ length: Math.ceil(top / step) + 1 }, (_, n) => n * step).filter((tick) => tick === 0 || tick < top + step);
 }
 

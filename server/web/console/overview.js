@@ -109,10 +109,10 @@ function drawn(days, { from, to }) {
   for (let ms = midnight(from); ms <= midnight(to); ms += DAY_MS) calendar.push(isoDay(ms));
   const models = [...new Set(days.map(({ model }) => model))].sort();
   const most = {
-    up: Math.max(1, ...days.map((day) => day.num_up)),
+    up: Math.max(4, ...days.map((day) => day.num_up)),
     down: Math.max(1, ...days.map((day) => day.num_down)),
-    ms: Math.max(1, ...days.map((day) => day.first_token_p99_ms ?? 0)),
-    trouble: Math.max(1, ...days.map((day) => Math.max(day.num_errors, day.num_interruptions))),
+    ms: Math.max(100, ...days.map((day) => day.first_token_p99_ms ?? 0)),
+    trouble: Math.max(4, ...days.map((day) => Math.max(day.num_errors, day.num_interruptions))),
   };
   return models.map((model) => section(model, days.filter((day) => day.model === model), calendar, most));
 }

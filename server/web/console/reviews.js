@@ -35,7 +35,7 @@ export class Review {
     this.#detail = detail;
     this.#itemId = itemId;
     this.#tools = tools;
-    this.node = h("section", { class: "review" }, h("h3", {}, "Ratings"), this.#list, itemId ? this.#form() : h("p", { class: "fine" }, "There is no message to rate."));
+    this.node = h("section", { class: "review" }, h("h4", {}, "Ratings"), this.#list, itemId ? this.#form() : h("p", { class: "fine" }, "There is no message to rate."));
     this.#show();
   }
 

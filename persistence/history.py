@@ -1,6 +1,7 @@
 """Reads what the writer stored: a session with its turns and predictions, and its archived events as they were sent."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from persistence.database import Database
 from persistence.documents import unquoted
 from persistence.errors import ArchiveDamaged
 from persistence.part import JournalEvent, digest, unpack
+from persistence.prompts import prompt_lengths, read_prompts
 from persistence.tables import archives, heard, predictions, sent, sessions, traces, turns
 from persistence.times import milliseconds, optional_milliseconds
 
@@ -40,9 +42,13 @@ class StoredTurn(Struct, frozen=True):
 
 
 class StoredTrace(Struct, frozen=True):
-    """How an answer came to be, as `sessions.records.Trace` says. `sampling` is a JSON object."""
+    """How an answer came to be, as `sessions.records.Trace` says. `sampling` is a JSON object.
+
+    `prompt_chars` is the length of the prompt that is kept, also where it was not read (`persistence.prompts` reads one alone).
+    """
 
     prompt: str | None
+    prompt_chars: int | None
     prompt_format: str
     sampling: str
     queued_ms: int | None
@@ -91,7 +97,7 @@ class StoredDialogue(Struct, frozen=True):
 
 
 _TRACE_COLUMNS: Final = [
-    column for column in traces.columns if column.name not in ("session_id", "response_id", "sequence")
+    column for column in traces.columns if column.name not in ("session_id", "response_id", "sequence", "prompt")
 ]
 
 
@@ -103,8 +109,13 @@ class _Part(Struct, frozen=True):
     num_events: int
 
 
-async def load_dialogue(database: Database, session_id: str) -> StoredDialogue | None:
-    """All that the tables know of a session; None when they do not know it (yet). What is only a stub is left out."""
+async def load_dialogue(
+    database: Database, session_id: str, *, max_prompt_chars: int = sys.maxsize
+) -> StoredDialogue | None:
+    """All that the tables know of a session; None when they do not know it (yet). What is only a stub is left out.
+
+    Of its prompts the first are read, as many as come to `max_prompt_chars` together.
+    """
     async with database.snapshot() as connection:
         session = (
             await connection.execute(
@@ -131,6 +142,8 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
             .where(predictions.c.session_id == session_id)
             .order_by(predictions.c.created_at, predictions.c.response_id)
         )
+        lengths = await prompt_lengths(connection, session_id)
+        prompts = await read_prompts(connection, session_id, lengths, max_chars=max_prompt_chars)
     if session is None:
         return None
     return StoredDialogue(
@@ -176,18 +189,19 @@ async def load_dialogue(database: Database, session_id: str) -> StoredDialogue |
                 heard_text=row.heard_text,
                 heard_chars=row.heard_chars,
                 heard_ms=optional_milliseconds(row.heard_at),
-                trace=_trace(row),
+                trace=_trace(row, prompts.get(row.response_id), lengths.get(row.response_id)),
             )
             for row in prediction_rows
         ),
     )
 
 
-def _trace(row: Row[Any]) -> StoredTrace | None:
+def _trace(row: Row[Any], prompt: str | None, prompt_chars: int | None) -> StoredTrace | None:
     if row.persona is None:
         return None
     return StoredTrace(
-        prompt=row.prompt,
+        prompt=prompt,
+        prompt_chars=prompt_chars,
         prompt_format=row.prompt_format,
         sampling=unquoted(row.sampling),
         queued_ms=optional_milliseconds(row.queued_at),

@@ -10,7 +10,7 @@ from persistence.audit import AuditFilter, AuditRow, audit_page
 from server.api.answer import answer
 from server.api.caller import ADMINS, caller
 from server.api.cursor import decode_cursor, encode_cursor
-from server.api.query import Limit, Name, query_of
+from server.api.query import Id, Limit, Name, query_of
 from server.services import services_of
 
 PATH = "/v1/audit"
@@ -19,8 +19,8 @@ _LIST = "audit"
 
 class _Query(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     actor: Name | None = None
-    session_id: Name | None = None
-    action: Name | None = None
+    session_id: Id | None = None
+    action: Id | None = None
     limit: Limit = 50
     after: str | None = None
 

@@ -1,5 +1,6 @@
 """`/v1/feedback`: answers rated past the connection, by users and reviewers; and what was rated, for whoever may see it."""
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -13,7 +14,7 @@ from persistence.rated_answers import rated_answer
 from server.api.answer import answer
 from server.api.caller import EVERYONE, caller
 from server.api.cursor import decode_cursor, encode_cursor
-from server.api.query import Limit, Milliseconds, Name, body_of, query_of
+from server.api.query import Id, Limit, Milliseconds, Name, body_of, query_of
 from server.api.subject import find_subject
 from server.auth import Principal, Role
 from server.late_rating import AnswerNotFound, rate
@@ -29,6 +30,7 @@ from sessions.wire_errors import BadEvent
 
 PATH = "/v1/feedback"
 _LIST = "feedback"
+_FEEDBACK_ID = re.compile("fb_[a-z2-7]{26}", re.ASCII)
 
 ItemId = Annotated[str, Meta(min_length=1, max_length=MAX_ITEM_ID_LENGTH)]
 SessionId = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -49,7 +51,7 @@ class _Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Query(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    session_id: SessionId | None = None
+    session_id: Id | None = None
     item_id: ItemId | None = None
     user_id: Name | None = None
     model: Name | None = None
@@ -143,6 +145,8 @@ async def _named(
     if asked.session_id is not None and asked.item_id is not None:
         is_right = rating_id == feedback_id(asked.session_id, asked.item_id, principal.subject)
         return (asked.session_id, asked.item_id) if is_right else None
+    if _FEEDBACK_ID.fullmatch(rating_id) is None:
+        return None
     stored = await rated_answer(services.database, rating_id)
     return (stored.session_id, stored.item_id) if stored and stored.user_id == principal.subject else None
 

@@ -19,6 +19,8 @@ _MAX_PARAMETERS = 32
 
 Limit = Annotated[int, Meta(ge=1, le=200)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
+# What an id of ours is made of; the database compares nothing else with its columns of ids.
+Id = Annotated[str, Meta(pattern="^[!-~]{1,64}$")]
 Milliseconds = Annotated[int, Meta(ge=0, lt=10**14)]
 
 _BOUND = re.compile(r"Expected `(int|float|str)` (>=|<=|<|of length >=|of length <=) (-?[0-9.]+)")
@@ -82,6 +84,8 @@ async def read_body(request: Request) -> bytes:
 def refusal(error: msgspec.ValidationError) -> BadEvent:
     """What msgspec found, in the wire's words and with the wire's codes for bounds."""
     found = from_validation_error(error)
+    if "matching regex" in str(error):
+        return BadEvent("invalid_value", f"'{found.param}' is not well formed.", found.param)
     bound = _BOUND.search(str(error))
     if bound is None or found.code != "invalid_type":
         return found

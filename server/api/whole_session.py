@@ -20,6 +20,10 @@ from sessions.store import SessionMeta
 Warning = Literal["not_stored_yet", "archive_unavailable", "events_missing"]
 
 
+# Each prompt holds all that was said before it: of a long session they would be hundreds of megabytes. The others are had one by one.
+MAX_PROMPT_CHARS = 4 * 1024 * 1024
+
+
 class ExtentView(Struct, frozen=True):
     """`Extent`, without whose session it is."""
 
@@ -33,7 +37,10 @@ class ExtentView(Struct, frozen=True):
 
 
 class AnswerView(Struct, frozen=True, kw_only=True):
-    """One answer and how it came to be; what a release before traces did not keep is null."""
+    """One answer and how it came to be; what a release before traces did not keep is null.
+
+    `prompt_chars`: the length of the kept prompt. Where it is told and `prompt` is null, `GET …/prompts/{response_id}` has it.
+    """
 
     response_id: str
     turn_id: str | None
@@ -57,6 +64,7 @@ class AnswerView(Struct, frozen=True, kw_only=True):
     heard_text: str | None
     heard_chars: int | None
     prompt: str | None
+    prompt_chars: int | None
     prompt_format: str | None
     sampling: Raw | None
     waterfall: Sequence[Step]
@@ -85,7 +93,7 @@ async def whole_session(services: Services, meta: SessionMeta) -> WholeSession:
         warnings.append("archive_unavailable")
     if extent is not None and extent.holes:
         warnings.append("events_missing")
-    dialogue = await load_dialogue(services.database, meta.session_id)
+    dialogue = await load_dialogue(services.database, meta.session_id, max_prompt_chars=MAX_PROMPT_CHARS)
     if dialogue is None:
         warnings.append("not_stored_yet")
     return WholeSession(
@@ -124,6 +132,7 @@ def _answer(prediction: StoredPrediction) -> AnswerView:
         heard_text=prediction.heard_text,
         heard_chars=prediction.heard_chars,
         prompt=trace.prompt if trace else None,
+        prompt_chars=trace.prompt_chars if trace else None,
         prompt_format=trace.prompt_format if trace else None,
         sampling=Raw(trace.sampling.encode()) if trace else None,
         waterfall=waterfall(prediction),

@@ -25,7 +25,7 @@ from server.app import create_app
 from server.settings import ROOT, load_settings
 from sessions.feedback import feedback_id
 from sessions.items import MessageItem, OutputText
-from sessions.records import FeedbackRecord, Record, encode_record
+from sessions.records import FeedbackRecord, Record, Trace, encode_record
 from sessions.sqlite_store import SqliteStore
 from sessions.store import Append, SessionMeta
 from tests.persistence.builders import make_prediction, make_session, make_turn
@@ -154,6 +154,9 @@ TABLE: Mapping[tuple[str, str], list[Line]] = {
         Line(anyone(), f"/v1/sessions?user={OTHER}"),
     ],
     ("GET", "/v1/sessions/{session_id}"): [Line(staff_who_see(), "/v1/sessions/{session_id}")],
+    ("GET", "/v1/sessions/{session_id}/prompts/{response_id}"): [
+        Line(staff_who_see(), "/v1/sessions/{session_id}/prompts/resp_{ulid}")
+    ],
     ("GET", "/v1/sessions/{session_id}/export"): [Line(staff_who_see(), "/v1/sessions/{session_id}/export")],
     ("GET", "/v1/sessions/{session_id}/notes"): [Line(staff_who_see(), "/v1/sessions/{session_id}/notes")],
     ("POST", "/v1/sessions/{session_id}/notes"): [Line(staff_who_see(201), "/v1/sessions/{session_id}/notes", NOTE)],
@@ -308,7 +311,17 @@ async def _hold(store: SqliteStore, session_id: str, *, user_id: str, client_id:
     now_ms = time.time_ns() // 1_000_000
     meta = SessionMeta(session_id, user_id=user_id, client_id=client_id, model="demo", created_ms=now_ms)
     epoch = await store.create(meta, "node")
-    item_id = "item_" + session_id.removeprefix("sess_")
+    ulid = session_id.removeprefix("sess_")
+    item_id = f"item_{ulid}"
+    trace = Trace(
+        prompt="Wie heißt du?",
+        sampling=Raw(b"{}"),
+        queued_ms=None,
+        engine_first_token_ms=None,
+        last_token_ms=None,
+        prompt_version=None,
+        persona=client_id,
+    )
     turn = make_turn(session_id, created_ms=now_ms)
     item = MessageItem(item_id, "assistant", (OutputText("Ich heiße Flueman."),))
     rated_ms = now_ms + 10
@@ -327,7 +340,13 @@ async def _hold(store: SqliteStore, session_id: str, *, user_id: str, client_id:
         make_session(session_id, user_id=user_id, client_id=client_id, created_ms=now_ms, updated_ms=now_ms),
         turn,
         make_prediction(
-            session_id, turn.turn_id, output=Raw(msgspec.json.encode([item])), created_ms=now_ms, done_ms=now_ms + 5
+            session_id,
+            turn.turn_id,
+            response_id=f"resp_{ulid}",
+            trace=trace,
+            output=Raw(msgspec.json.encode([item])),
+            created_ms=now_ms,
+            done_ms=now_ms + 5,
         ),
     ]
     append = Append(

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+import server.api.whole_session
 from persistence.database import Database
 from persistence.errors import ArchiveUnavailable, DatabaseUnavailable
 from persistence.recording import Recording
@@ -114,6 +115,35 @@ async def test_the_waterfalls_parts_sum_to_the_whole(tmp_path: Path) -> None:
     assert ends[-1] == 2100 - 1500
 
 
+async def test_of_a_long_sessions_prompts_the_first_come_along_and_each_other_one_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P7: they grow with the square of its length."""
+    monkeypatch.setattr(server.api.whole_session, "MAX_PROMPT_CHARS", 25)
+    prompts = ["a" * 10, "é" * 15, "🙂" * 20, "b"]
+    answers = [
+        make_prediction(
+            SESSION_ID,
+            response_id=f"resp_{number}",
+            created_ms=CREATED_MS + number,
+            trace=msgspec.structs.replace(TRACE, prompt=prompt),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    async with open_console(tmp_path) as console:
+        await console.seed(SESSION_ID, make_events(3), [make_session(SESSION_ID), *answers])
+        await console.settled()
+
+        shown = (await console.get(PATH, token())).json()["answers"]
+        alone = (await console.get(f"{PATH}/prompts/resp_2", token())).json()
+        nowhere = [await console.get(f"{PATH}/prompts/{name}", token()) for name in ("resp_9", "%C3%A9", "a" * 99)]
+
+    assert [answer["prompt"] for answer in shown] == ["a" * 10, "é" * 15, None, None]
+    assert [answer["prompt_chars"] for answer in shown] == [10, 15, 20, 1]
+    assert alone == {"prompt": "🙂" * 20, "prompt_format": "text"}
+    assert [answer.status_code for answer in nowhere] == [404] * 3
+
+
 async def test_a_look_at_anothers_session_is_in_the_trail_and_at_ones_own_is_not(tmp_path: Path) -> None:
     async with open_console(tmp_path, writer="none") as console:
         await console.seed(SESSION_ID)
@@ -132,6 +162,7 @@ async def test_a_look_at_anothers_session_is_in_the_trail_and_at_ones_own_is_not
     [
         ("GET", PATH, "session.view"),
         ("GET", f"{PATH}/export", "session.export"),
+        ("GET", f"{PATH}/prompts/resp_1", "session.view"),
         ("GET", f"{PATH}/notes", "session.view"),
         ("POST", f"{PATH}/notes", "note.create"),
         ("GET", "/v1/sessions?text=secret", "session.search"),
@@ -140,9 +171,10 @@ async def test_a_look_at_anothers_session_is_in_the_trail_and_at_ones_own_is_not
     ],
 )
 async def test_each_way_to_look_has_its_entry(tmp_path: Path, method: str, path: str, action: str) -> None:
+    async with open_console(tmp_path) as console:
+        await console.seed(SESSION_ID, records=make_records())
+        await console.settled()
     async with open_console(tmp_path, writer="none") as console:
-        await console.seed(SESSION_ID)
-
         answer = await console.request(method, path, token("ada", "admin"), json={"text": "hm"})
 
         (entry,) = await console.trail()
@@ -212,6 +244,7 @@ async def test_with_the_archive_away_the_rest_is_shown(tmp_path: Path) -> None:
 LOOKS = [
     ("GET", PATH),
     ("GET", f"{PATH}/export"),
+    ("GET", f"{PATH}/prompts/resp_1"),
     ("GET", f"{PATH}/notes"),
     ("POST", f"{PATH}/notes"),
     ("GET", "/v1/sessions"),

@@ -11,7 +11,7 @@ from msgspec import Struct
 from persistence.errors import PoisonRecord
 
 _ZSTD_LEVEL = 6
-_CHUNK_BYTES = 64 * 1024
+_CHUNK_BYTES = 32 * 1024
 
 
 class JournalEvent(Struct, frozen=True):

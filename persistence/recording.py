@@ -5,7 +5,6 @@ Reads only, a part or a page at a time: nothing is claimed, trimmed or mended. W
 
 import asyncio
 from bisect import insort
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Literal
@@ -17,16 +16,18 @@ from sqlalchemy import Row, select
 from persistence.archive import Archive
 from persistence.database import Database
 from persistence.errors import ArchiveDamaged
+from persistence.held import Held
 from persistence.part import JournalEvent, decode_line, digest, first_line, last_line, unpack_lines
 from persistence.tables import archives, sessions
 from persistence.times import milliseconds
-from sessions.store import JournalEntry, SessionMeta, Store
+from sessions.store import Glimpse, JournalEntry, SessionMeta, Store
 
 _log = structlog.get_logger(__name__)
 
 HoleReason = Literal["lost", "damaged", "missing"]
 
 _PAGE_ENTRIES: Final = 64
+_PAGE_EVENTS: Final = 128
 _PAGE_PARTS: Final = 100
 _POLL_S: Final = 0.2
 _MAX_HELD_BYTES: Final = 16 << 20
@@ -87,7 +88,8 @@ class Recording:
         self._database = database
         self._archive = archive
         self._poll_s = poll_s
-        self._held = _Held(_MAX_HELD_BYTES)
+        self._held = Held(_MAX_HELD_BYTES)
+        self._turn = asyncio.Lock()
 
     async def meta(self, session_id: str) -> SessionMeta | None:
         """Whose session it is; None when there is none."""
@@ -135,9 +137,11 @@ class Recording:
         while True:
             entries = await self._store.journal(session_id, expected - 1, _PAGE_ENTRIES)
             if entries and entries[0].first_sequence <= expected:
-                for event in _events(entries, expected):
-                    yield event
-                    expected = event.sequence + 1
+                for events in _pages(entries, expected):
+                    await self._take_turn()
+                    for event in events:
+                        yield event
+                    expected += len(events)
                 continue
             parts = await self._parts(session_id, expected, limit=_PAGE_PARTS)
             for part in parts:
@@ -164,23 +168,36 @@ class Recording:
     async def follow(self, session_id: str, after: int = 0) -> AsyncGenerator[Recorded | Edge, None]:
         """As `events`, and then what is committed while the session lives, by whichever node; ends when the session has ended."""
         last = after
+        # Looked at before the events are read: then all are read that were committed before its end.
+        glimpse = await self._store.peek(session_id)
+        stream = self.events(session_id, last)
         while True:
-            # Before the events are read: then all are read that were committed before its end.
-            glimpse = await self._store.peek(session_id)
-            async with aclosing(self.events(session_id, last)) as found_now:
-                async for found in found_now:
+            async with aclosing(stream):
+                async for found in stream:
                     last = found.sequence if isinstance(found, JournalEvent) else found.last
                     yield found
             if glimpse is None or not glimpse.has_owner:
                 return
             yield Edge()
-            await self._until_more(session_id, last)
+            while glimpse is not None and glimpse.has_owner and glimpse.next_sequence <= last + 1:
+                await asyncio.sleep(self._poll_s)
+                glimpse = await self._store.peek(session_id)
+            stream = self._since(session_id, last, glimpse)
 
-    async def _until_more(self, session_id: str, last: int) -> None:
-        while (glimpse := await self._store.peek(session_id)) and glimpse.has_owner:
-            if glimpse.next_sequence > last + 1:
-                return
-            await asyncio.sleep(self._poll_s)
+    async def _since(self, session_id: str, last: int, glimpse: Glimpse | None) -> AsyncGenerator[Recorded, None]:
+        """What was committed after that event up to the glimpse: as long as the journal has it, nobody else is asked, time and again."""
+        while glimpse is not None and last + 1 < glimpse.next_sequence:
+            entries = await self._store.journal(session_id, last, _PAGE_ENTRIES)
+            if not entries or entries[0].first_sequence > last + 1:
+                break
+            for events in _pages(entries, last + 1):
+                for event in events:
+                    yield event
+                last += len(events)
+        if glimpse is None or last + 1 < glimpse.next_sequence:
+            async with aclosing(self.events(session_id, last)) as stream:
+                async for found in stream:
+                    yield found
 
     async def _read(self, part: _Part, expected: int) -> AsyncGenerator[Recorded, None]:
         if part.num_events == 0:
@@ -207,7 +224,11 @@ class Recording:
             for event in events:
                 yield event
             sequence += len(lines)
-            # Others have tokens to send between two pieces of a large part.
+            await self._take_turn()
+
+    async def _take_turn(self) -> None:
+        """Return in a turn of the event loop in which no other reader goes on: however many read, what is live waits for one piece only."""
+        async with self._turn:
             await asyncio.sleep(0)
 
     async def _object(self, part: _Part) -> bytes:
@@ -284,42 +305,23 @@ class Recording:
         return max(glimpse.next_sequence - 1 if glimpse else 0, row.sequence if row is not None else 0)
 
 
-class _Held:
-    """The objects that were read last, up to so many bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._objects: OrderedDict[str, bytes] = OrderedDict()
-
-    def get(self, key: str) -> bytes | None:
-        """The object, if it is held."""
-        if key in self._objects:
-            self._objects.move_to_end(key)
-        return self._objects.get(key)
-
-    def put(self, key: str, data: bytes) -> None:
-        """Hold the object, and let go of what was not asked for longest."""
-        if key in self._objects or len(data) > self._max_bytes:
-            return
-        self._objects[key] = data
-        self._num_bytes += len(data)
-        while self._num_bytes > self._max_bytes:
-            self._num_bytes -= len(self._objects.popitem(last=False)[1])
-
-
 def _meta(row: Row[Any]) -> SessionMeta:
     return SessionMeta(row.session_id, row.user_id, row.client_id, row.model, milliseconds(row.created_at))
 
 
-def _events(entries: Iterable[JournalEntry], expected: int) -> Iterator[JournalEvent]:
-    """Those of the entries' events from that number on that follow each other without a gap."""
+def _pages(entries: Iterable[JournalEntry], expected: int) -> Iterator[list[JournalEvent]]:
+    """Those of the entries' events from that number on that follow each other without a gap, some at a time."""
+    page: list[JournalEvent] = []
     for entry in entries:
         if entry.first_sequence > expected:
-            return
+            break
         for event in entry.events[expected - entry.first_sequence :]:
-            yield JournalEvent(expected, entry.at_ms, event)
+            page.append(JournalEvent(expected, entry.at_ms, event))
             expected += 1
+            if len(page) == _PAGE_EVENTS:
+                yield page
+                page = []
+    yield page
 
 
 def _decode(lines: Iterable[bytes], sequence: int) -> list[JournalEvent]:

@@ -15,6 +15,7 @@ from persistence.archive import Archive
 from persistence.archiver import Archiver
 from persistence.database import Database
 from persistence.errors import ArchiveUnavailable
+from persistence.held import Held
 from persistence.part import JournalEvent, decode_line, digest, first_line, last_line, pack, unpack_lines
 from persistence.recording import Edge, Extent, Hole, Recorded, Recording
 from persistence.tables import archives
@@ -387,6 +388,18 @@ def test_lines_come_as_they_are_asked_for_and_damage_is_found() -> None:
     for broken in (b"", b"zstd?", data[:10] + b"!!!!" + data[14:]):
         with pytest.raises(ValueError, match=r"."):
             last_line(broken)
+
+
+def test_objects_are_held_up_to_a_bound_and_the_oldest_go_first() -> None:
+    held = Held(100)
+
+    for number in range(5):
+        held.put(f"part {number}", bytes(30))
+        held.get("part 0")
+    held.put("too large", bytes(101))
+
+    assert [number for number in range(5) if held.get(f"part {number}") is not None] == [0, 3, 4]
+    assert held.get("too large") is None
 
 
 class _Watched:

@@ -48,7 +48,7 @@ export class Thumbs {
   /** @type {Map<string, Row>} */ #rows = new Map();
   /** @type {Map<string, string>} */ #drafts = new Map();
   /** Rated here, and its end not told yet. @type {Map<string, Progress>} */ #awaited = new Map();
-  /** @type {{ row: Row, panel: Reasons } | null} */ #open = null;
+  /** @type {{ row: Row, rating: Thumb | null, panel: Reasons } | null} */ #open = null;
   /** Where the person was when the log was cleared. @type {{ itemId: string, isOpen: boolean, focus: "panel" | "row" | "" } | null} */
   #left = null;
 
@@ -65,7 +65,6 @@ export class Thumbs {
     this.#rows.set(itemId, row);
     place.prepend(row.group);
     this.refresh(itemId);
-    this.#comeBack(row);
   }
 
   /** Shows what is thought of that answer now; false if it is not on the page. @param {string} itemId */
@@ -75,12 +74,16 @@ export class Thumbs {
     const opinion = this.#ratings.opinion(itemId);
     const progress = this.#ratings.progress(itemId);
     for (const [name, thumb] of Object.entries(row.thumbs)) thumb.setAttribute("aria-pressed", String(opinion.rating === name));
-    row.more.hidden = opinion.rating === null;
     row.more.textContent = opinion.reason || opinion.comment ? "Edit" : opinion.rating === "up" ? "Comment" : "Say why";
     row.more.setAttribute("aria-expanded", String(this.#open?.row === row));
     row.progress.dataset["progress"] = progress;
     row.progress.textContent = `${SHOWN[progress]} ${this.#ratings.complaint(itemId)}`.trim();
     if (this.#open?.row === row) this.#open.panel.refresh(opinion);
+    // It was refused, or is another one since.
+    if (this.#open?.row === row && this.#open.rating !== opinion.rating) this.close();
+    if (opinion.rating === null && document.activeElement === row.more) this.#focus(row);
+    row.more.hidden = opinion.rating === null;
+    if (this.#left?.itemId === itemId) this.#comeBack(row, this.#left);
     // A comment that is refused can be mended.
     if (progress === "saved" && this.#drafts.get(itemId)?.trim() === (opinion.comment ?? "")) this.#drafts.delete(itemId);
     this.#tell(itemId, progress);
@@ -110,10 +113,10 @@ export class Thumbs {
     this.#open = null;
   }
 
-  /** @param {Row} row */
-  #comeBack(row) {
-    if (this.#left?.itemId !== row.itemId) return;
-    const { isOpen, focus } = this.#left;
+  /** @param {Row} row @param {{ isOpen: boolean, focus: "panel" | "row" | "" }} left */
+  #comeBack(row, { isOpen, focus }) {
+    // Ratings are told after the answers.
+    if (isOpen && this.#ratings.opinion(row.itemId).rating === null) return;
     this.#left = null;
     if (isOpen) this.#openPanel(row);
     if (focus === "panel") this.#open?.panel.focus();
@@ -169,7 +172,7 @@ export class Thumbs {
       onClose: () => this.close(),
       say: this.#say,
     });
-    this.#open = { row, panel };
+    this.#open = { row, rating: opinion.rating, panel };
     row.place.append(panel.element);
     row.more.setAttribute("aria-expanded", "true");
     panel.appear();

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -18,6 +19,7 @@ async def client() -> AsyncIterator[AsyncClient]:
         yield client
 
 
+MAX_LINES = 300
 FILES = sorted(file for file in WEB_DIRECTORY.rglob("*") if file.is_file())
 PAGES = ("/", "/console", "/console/overview", "/console/sessions/sess_1", "/favicon.ico")
 
@@ -98,3 +100,10 @@ async def test_no_file_asks_for_anything_from_elsewhere() -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|srcdoc", text), (
             file.name
         )
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.suffix in (".js", ".css", ".html")], ids=lambda file: file.name
+)
+def test_no_file_is_too_long_to_be_read_at_once(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= MAX_LINES

@@ -184,6 +184,21 @@ async def test_a_refused_rating_is_said_and_taken_back(browser: Browser, server:
         await wait_until_stored(server, await rated_item(wire), "down", "too-long")
 
 
+async def test_a_refused_first_rating_leaves_nothing_to_explain(browser: Browser, server: Server) -> None:
+    """Neither pressed nor asked about, and the person is where they were."""
+    async with talk(browser, server.url, garble('"down"', '"sideways"')) as (person, _):
+        [answer] = await converse(person)
+        thumbs = Thumbs(answer)
+
+        await thumbs.down.click()
+
+        await expect(thumbs.progress).to_contain_text("Not saved.")
+        await thumbs.expect_pressed(None)
+        await expect(thumbs.panel).to_have_count(0)
+        await expect(thumbs.more).to_be_hidden()
+        await expect(thumbs.down).to_be_focused()
+
+
 async def test_only_answers_with_text_have_thumbs(browser: Browser, server: Server) -> None:
     async with talk(browser, server.url) as (person, _):
         await person.wait_until(await person.say("[fail after 0] Hello"), "failed")

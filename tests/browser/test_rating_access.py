@@ -100,6 +100,7 @@ async def test_what_was_typed_and_where_one_was_outlives_a_gap(browser: Browser,
         await person.page.keyboard.press("End")
         await person.page.keyboard.type(" comment")
         await expect(thumbs.comment).to_have_value("Half a comment")
+        await expect(thumbs.reason("Inaccurate")).to_be_visible()
         await thumbs.expect_pressed("down")
 
 

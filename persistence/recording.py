@@ -7,19 +7,18 @@ import asyncio
 from bisect import insort
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Row, select
 
 from persistence.archive import Archive
 from persistence.database import Database
 from persistence.errors import ArchiveDamaged
 from persistence.held import Held
 from persistence.part import JournalEvent, decode_line, digest, first_line, last_line, unpack_lines
-from persistence.tables import archives, sessions
 from persistence.times import milliseconds
+from persistence.whereabouts import Part, meta_of, parts_from, session_row
 from sessions.store import Glimpse, JournalEntry, SessionMeta, Store
 
 _log = structlog.get_logger(__name__)
@@ -69,14 +68,6 @@ class Extent(Struct, frozen=True, kw_only=True):
     holes: tuple[Hole, ...]
 
 
-class _Part(Struct, frozen=True):
-    first_sequence: int
-    last_sequence: int
-    object_key: str
-    sha256: str | None
-    num_events: int  # 0: declared lost, there is no object
-
-
 class Recording:
     """What was recorded of any session. Shared by all who watch: the few parts that were read last are kept, compressed.
 
@@ -95,8 +86,8 @@ class Recording:
         """Whose session it is; None when there is none."""
         if (glimpse := await self._store.peek(session_id)) is not None:
             return glimpse.meta
-        row = await self._session_row(session_id)
-        return None if row is None else _meta(row)
+        row = await session_row(self._database, session_id)
+        return None if row is None else meta_of(row)
 
     async def extent(self, session_id: str) -> Extent | None:
         """How much there is now; None when there is no such session."""
@@ -105,14 +96,14 @@ class Recording:
         last = glimpse.next_sequence - 1 if glimpse else 0
         begin = await self._store.journal(session_id, 0, 1) if glimpse else []
         end = await self._store.journal(session_id, last - 1, 1) if begin else []
-        row = await self._session_row(session_id)
+        row = await session_row(self._database, session_id)
         if glimpse is not None:
             meta = glimpse.meta
         elif row is not None:
-            meta = _meta(row)
+            meta = meta_of(row)
         else:
             return None
-        parts = await self._parts(session_id, 1, limit=None)
+        parts = await parts_from(self._database, session_id, 1, limit=None)
         last = max(last, parts[-1].last_sequence if parts else 0, row.sequence if row is not None else 0)
         holes = list(_known_holes(parts, begin[0].first_sequence if begin else last + 1, last))
         first_ms, last_ms = await self._times(begin, end, parts, holes)
@@ -143,7 +134,7 @@ class Recording:
                         yield event
                     expected += len(events)
                 continue
-            parts = await self._parts(session_id, expected, limit=_PAGE_PARTS)
+            parts = await parts_from(self._database, session_id, expected, limit=_PAGE_PARTS)
             for part in parts:
                 if part.first_sequence > expected:
                     yield Hole(expected, part.first_sequence - 1, "missing")
@@ -199,7 +190,7 @@ class Recording:
                 async for found in stream:
                     yield found
 
-    async def _read(self, part: _Part, expected: int) -> AsyncGenerator[Recorded, None]:
+    async def _read(self, part: Part, expected: int) -> AsyncGenerator[Recorded, None]:
         if part.num_events == 0:
             yield Hole(expected, part.last_sequence, "lost")
             return
@@ -231,7 +222,7 @@ class Recording:
         async with self._turn:
             await asyncio.sleep(0)
 
-    async def _object(self, part: _Part) -> bytes:
+    async def _object(self, part: Part) -> bytes:
         """The part's bytes, which are the ones that were stored; `ArchiveDamaged` when there are none or others."""
         if (held := self._held.get(part.object_key)) is not None:
             return held
@@ -245,7 +236,7 @@ class Recording:
         self,
         begin: Sequence[JournalEntry],
         end: Sequence[JournalEntry],
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         holes: list[Hole],
     ) -> tuple[int | None, int | None]:
         """When the first and the last event were committed, None of one that cannot be shown; a part that cannot be read becomes a hole."""
@@ -258,7 +249,7 @@ class Recording:
             first_ms = await self._time(parts[0], first_line, holes)
         return first_ms, last_ms
 
-    async def _time(self, part: _Part, line_of: Callable[[bytes], bytes], holes: list[Hole]) -> int | None:
+    async def _time(self, part: Part, line_of: Callable[[bytes], bytes], holes: list[Hole]) -> int | None:
         if part.num_events == 0:
             return None
         try:
@@ -272,41 +263,11 @@ class Recording:
             insort(holes, hole, key=lambda hole: hole.first)
         return None
 
-    async def _parts(self, session_id: str, expected: int, *, limit: int | None) -> list[_Part]:
-        """The stored parts that reach up to `expected` or beyond."""
-        query = (
-            select(
-                archives.c.first_sequence,
-                archives.c.last_sequence,
-                archives.c.object_key,
-                archives.c.sha256,
-                archives.c.num_events,
-            )
-            .where(
-                archives.c.session_id == session_id,
-                archives.c.last_sequence >= expected,
-                archives.c.stored_at.is_not(None),
-            )
-            .order_by(archives.c.first_sequence)
-            .limit(limit)
-        )
-        async with self._database.snapshot() as connection:
-            return [_Part(*row) for row in await connection.execute(query)]
-
-    async def _session_row(self, session_id: str) -> Row[Any] | None:
-        query = select(sessions).where(sessions.c.session_id == session_id, sessions.c.user_id.is_not(None))
-        async with self._database.snapshot() as connection:
-            return (await connection.execute(query)).one_or_none()
-
     async def _last_known(self, session_id: str) -> int:
         """The number of the last event that anybody knows was committed."""
         glimpse = await self._store.peek(session_id)
-        row = await self._session_row(session_id)
+        row = await session_row(self._database, session_id)
         return max(glimpse.next_sequence - 1 if glimpse else 0, row.sequence if row is not None else 0)
-
-
-def _meta(row: Row[Any]) -> SessionMeta:
-    return SessionMeta(row.session_id, row.user_id, row.client_id, row.model, milliseconds(row.created_at))
 
 
 def _pages(entries: Iterable[JournalEntry], expected: int) -> Iterator[list[JournalEvent]]:
@@ -331,11 +292,11 @@ def _decode(lines: Iterable[bytes], sequence: int) -> list[JournalEvent]:
     return events
 
 
-def _hole_of(part: _Part, expected: int, damage: ArchiveDamaged) -> Hole:
+def _hole_of(part: Part, expected: int, damage: ArchiveDamaged) -> Hole:
     return Hole(expected, part.last_sequence, "missing" if damage.reason == "missing" else "damaged")
 
 
-def _known_holes(parts: Iterable[_Part], first_in_journal: int, last: int) -> Iterator[Hole]:
+def _known_holes(parts: Iterable[Part], first_in_journal: int, last: int) -> Iterator[Hole]:
     """What neither the parts nor the journal, which begins there, can have."""
     expected = 1
     for part in parts:

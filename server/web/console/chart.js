@@ -60,14 +60,15 @@ function draw({ title, summary, days, series, top, bottom = 0, format }, width) 
   const below = bottom > 0 ? ticks(bottom).filter((tick) => tick > 0) : [];
   const [highest, lowest] = [above.at(-1) ?? 1, below.at(-1) ?? 0];
   const plotHeight = HEIGHT - MARGIN.top - MARGIN.bottom;
-  const band = (width - MARGIN.left - MARGIN.right) / Math.max(1, days.length);
+  // A page that is not laid out yet may be narrower than the axis.
+  const band = Math.max(1, (width - MARGIN.left - MARGIN.right) / Math.max(1, days.length));
   /** @param {number} value */
   const y = (value) => MARGIN.top + ((highest - value) / (highest + lowest)) * plotHeight;
   /** @param {number} index */
   const x = (index) => MARGIN.left + (index + 0.5) * band;
   const lines = thinned([...below.map((tick) => -tick), ...above], y);
   const grid = lines.flatMap((tick) => [
-    svg("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(tick), y2: y(tick), class: tick === 0 ? "axis" : "grid" }),
+    svg("line", { x1: MARGIN.left, x2: MARGIN.left + band * days.length, y1: y(tick), y2: y(tick), class: tick === 0 ? "axis" : "grid" }),
     svg("text", { x: MARGIN.left - 7, y: y(tick), class: "tick tick-y" }, format(Math.abs(tick))),
   ]);
   const every = Math.max(1, Math.ceil(LABEL_PX / band));

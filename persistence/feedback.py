@@ -1,18 +1,17 @@
 """Reads what people think of answers, each opinion with the answer it is about: its model, prompt and digital human."""
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, func, or_, select
 
 from persistence.database import Database
 from persistence.tables import answer_items, feedback, predictions, sessions, traces
 from persistence.times import milliseconds, utc_time
 
-# No page is paid for with more rows than these, however few of them it shows.
-MAX_EXAMINED: Final = 10_000
+# No page is paid for with more rows than these, however few of them it shows, and the server's loop not with more than so many at once.
+MAX_EXAMINED: Final = 2_000
+_MAX_AT_ONCE: Final = 500
 
 _NEWEST_FIRST: Final = (feedback.c.rated_at.desc(), feedback.c.feedback_id.desc())
 
@@ -75,7 +74,7 @@ class FeedbackPage(Struct, frozen=True):
 async def feedback_of_session(database: Database, session_id: str) -> tuple[StoredFeedback, ...]:
     """All that was said of the session's answers, oldest first."""
     query = (
-        _joined()
+        _joined(feedback)
         .where(feedback.c.session_id == session_id, feedback.c.rating.is_not(None))
         .order_by(feedback.c.rated_at, feedback.c.feedback_id)
     )
@@ -95,61 +94,59 @@ async def find_feedback(
 
     At most `max_examined` rows are looked at, so a page of what is rare may be short, even empty, with more to follow.
     """
-    within = list(_indexed(wanted))
-    filters = list(_filters(wanted))
-    if after is not None:
-        within.append(_comes_after(after))
-    last_examined: FeedbackPlace | None = None
+    rows: list[StoredFeedback] = []
+    place = after
+    num_left, num_wanted = max_examined, 2 * (limit + 1)
     async with database.snapshot() as connection:
-        if filters:
-            last_examined = await _last_examined(connection, within, max_examined)
-        if last_examined is not None:
-            within.append(_comes_until(last_examined))
-        found = await connection.execute(_joined().where(*within, *filters).order_by(*_NEWEST_FIRST).limit(limit + 1))
-        rows = [_stored(row) for row in found]
+        while num_left > 0 and len(rows) <= limit:
+            num_wanted = min(num_wanted, num_left, _MAX_AT_ONCE)
+            examined = (await connection.execute(_newest(wanted, place, num_wanted))).all()
+            rows += [_stored(row) for row in examined if _matches(row, wanted)]
+            if len(examined) < num_wanted:
+                place = None
+                break
+            place = _place(examined[-1])
+            num_left, num_wanted = num_left - num_wanted, 2 * num_wanted
     if len(rows) > limit:
-        rows = rows[:limit]
-        return FeedbackPage(tuple(rows), FeedbackPlace(rows[-1].rated_ms, rows[-1].feedback_id))
-    return FeedbackPage(tuple(rows), last_examined)
+        return FeedbackPage(tuple(rows[:limit]), FeedbackPlace(rows[limit - 1].rated_ms, rows[limit - 1].feedback_id))
+    return FeedbackPage(tuple(rows), place)
 
 
-async def _last_examined(
-    connection: AsyncConnection, within: list[ColumnElement[bool]], max_examined: int
-) -> FeedbackPlace | None:
-    """Where looking ends; None when that is the end of all."""
-    query = select(feedback.c.rated_at, feedback.c.feedback_id).where(*within).order_by(*_NEWEST_FIRST)
-    rows = (await connection.execute(query.offset(max_examined - 1).limit(2))).all()
-    return FeedbackPlace(milliseconds(rows[0].rated_at), rows[0].feedback_id) if len(rows) == 2 else None
+def _newest(wanted: FeedbackFilter, after: FeedbackPlace | None, limit: int) -> Select[Any]:
+    """The next rows in the order, by what an index serves together with it.
 
-
-def _indexed(wanted: FeedbackFilter) -> Iterator[ColumnElement[bool]]:
-    """Conditions that an index serves together with the order."""
-    yield feedback.c.rating.is_not(None) if wanted.rating is None else feedback.c.rating == wanted.rating
-    if wanted.session_id is not None:
-        yield feedback.c.session_id == wanted.session_id
-    if wanted.user_id is not None:
-        yield feedback.c.user_id == wanted.user_id
+    They are chosen before anything is joined to them, and nothing else is asked of the database: MariaDB would rather begin with all
+    sessions, or sort all that is not withdrawn.
+    """
+    query = select(feedback).order_by(*_NEWEST_FIRST).limit(limit)
+    for name in ("session_id", "user_id", "rating"):
+        if (value := getattr(wanted, name)) is not None:
+            query = query.where(feedback.c[name] == value)
     if wanted.from_ms is not None:
-        yield feedback.c.rated_at >= utc_time(wanted.from_ms)
+        query = query.where(feedback.c.rated_at >= utc_time(wanted.from_ms))
     if wanted.to_ms is not None:
-        yield feedback.c.rated_at < utc_time(wanted.to_ms)
+        query = query.where(feedback.c.rated_at < utc_time(wanted.to_ms))
+    if after is not None:
+        query = query.where(_comes_after(after))
+    newest = query.subquery()
+    return _joined(newest).order_by(newest.c.rated_at.desc(), newest.c.feedback_id.desc())
 
 
-def _filters(wanted: FeedbackFilter) -> Iterator[ColumnElement[bool]]:
-    """The others."""
-    if wanted.item_id is not None:
-        yield feedback.c.item_id == wanted.item_id
-    if wanted.reason is not None:
-        yield feedback.c.reason == wanted.reason
-    if wanted.role is not None:
-        yield feedback.c.role == wanted.role
-    if wanted.model is not None:
-        yield predictions.c.model == wanted.model
+def _matches(row: Row[Any], wanted: FeedbackFilter) -> bool:
+    """Whether this is wanted, by all that no index serves."""
+    if row.rating is None:
+        return False
     # A session whose own record is still on its way is nobody's yet, and shown to none of whom it must be hidden from some.
-    if wanted.clients is not None:
-        yield sessions.c.client_id.in_(sorted(wanted.clients))
-    if wanted.hidden_clients:
-        yield sessions.c.client_id.not_in(sorted(wanted.hidden_clients))
+    if wanted.clients is not None and row.client_id not in wanted.clients:
+        return False
+    if wanted.hidden_clients and (row.client_id is None or row.client_id in wanted.hidden_clients):
+        return False
+    names = ("item_id", "reason", "role", "model")
+    return all(getattr(wanted, name) in (None, getattr(row, name)) for name in names)
+
+
+def _place(row: Row[Any]) -> FeedbackPlace:
+    return FeedbackPlace(milliseconds(row.rated_at), row.feedback_id)
 
 
 def _comes_after(place: FeedbackPlace) -> ColumnElement[bool]:
@@ -157,25 +154,21 @@ def _comes_after(place: FeedbackPlace) -> ColumnElement[bool]:
     return and_(feedback.c.rated_at <= at, or_(feedback.c.rated_at < at, feedback.c.feedback_id < place.feedback_id))
 
 
-def _comes_until(place: FeedbackPlace) -> ColumnElement[bool]:
-    at = utc_time(place.rated_ms)
-    return and_(feedback.c.rated_at >= at, or_(feedback.c.rated_at > at, feedback.c.feedback_id >= place.feedback_id))
-
-
-def _joined() -> Select[Any]:
+def _joined(rated: FromClause) -> Select[Any]:
     item = answer_items.c
     return select(
-        feedback,
+        *rated.c,
         item.response_id,
         predictions.c.model,
         predictions.c.model_version,
         traces.c.prompt_version,
+        sessions.c.client_id,
         func.coalesce(traces.c.persona, sessions.c.client_id).label("persona"),
     ).select_from(
-        feedback.join(sessions, sessions.c.session_id == feedback.c.session_id)
-        .outerjoin(answer_items, and_(item.session_id == feedback.c.session_id, item.item_id == feedback.c.item_id))
+        rated.outerjoin(sessions, sessions.c.session_id == rated.c.session_id)
+        .outerjoin(answer_items, and_(item.session_id == rated.c.session_id, item.item_id == rated.c.item_id))
         .outerjoin(predictions, predictions.c.response_id == item.response_id)
-        .outerjoin(traces, and_(traces.c.session_id == feedback.c.session_id, traces.c.response_id == item.response_id))
+        .outerjoin(traces, and_(traces.c.session_id == rated.c.session_id, traces.c.response_id == item.response_id))
     )
 
 

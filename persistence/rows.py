@@ -23,7 +23,6 @@ from persistence.tables import (
     traces,
     turns,
 )
-from persistence.times import milliseconds as milliseconds
 from persistence.upsert import Row, upsert
 from sessions.records import (
     AuditRecord,

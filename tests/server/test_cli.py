@@ -51,7 +51,7 @@ def test_help_says_what_there_is(tmp_path: Path) -> None:
     done = run_cli(tmp_path, "--help")
 
     assert done.returncode == 0
-    for command in ("serve", "write", "migrate", "outbox", "token", ".env.example"):
+    for command in ("serve", "write", "migrate", "outbox", "audit", "token", ".env.example"):
         assert command in done.stdout
 
 

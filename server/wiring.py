@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -19,6 +19,7 @@ from persistence.writer import Writer
 from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
+from server.background import running, running_summarizer, running_writer, settle
 from server.client_secrets import ClientSecrets
 from server.development_tokens import DevelopmentTokens
 from server.health import Check, Health
@@ -29,15 +30,10 @@ from server.node import Node
 from server.request_log import RequestLog
 from server.services import EventLimits, Services
 from server.settings import Settings
-from sessions.errors import StoreUnavailable
 from sessions.journal import Journal
 from sessions.store import Store
 
 _log = structlog.get_logger(__name__)
-
-SETTLE_TIMEOUT_S = 5.0
-DRAIN_TIMEOUT_S = 5.0
-DRAIN_POLL_S = 0.05
 
 
 def now_ms() -> int:
@@ -59,13 +55,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         checks = _checks(engine, store, database, archive)
         if settings.writer == "inline":
             writer = Writer(store, database, archive, consumer=name, now_ms=now_ms)
-            await stack.enter_async_context(_running_writer(writer, store))
+            await stack.enter_async_context(running_writer(writer, store))
             checks["writer"] = _failure_check(writer.failure)
-            await stack.enter_async_context(_running_summarizer(Summarizer(database, now_ms=now_ms)))
+            await stack.enter_async_context(running_summarizer(Summarizer(database, now_ms=now_ms)))
         journal = Journal(store, now_ms=now_ms, patience_s=settings.store_patience_s)
         requests = RequestLog(store)
         checks["journal"] = _failure_check(journal.failure)
-        await stack.enter_async_context(_running(journal.run(), requests.run()))
+        await stack.enter_async_context(running(journal.run(), requests.run()))
         answers = asyncio.TaskGroup()
         node = Node(
             store=store,
@@ -78,10 +74,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             tasks=answers,
         )
         stack.push_async_callback(node.surrender)
-        stack.push_async_callback(_settle, journal, requests)
+        stack.push_async_callback(settle, journal, requests)
         await stack.enter_async_context(answers)
         # The lease is renewed until the last session is handed over; what others adopt before would be theirs and ours.
-        await stack.enter_async_context(_running(node.run()))
+        await stack.enter_async_context(running(node.run()))
         stack.callback(node.shut_down)
         yield await _services(
             settings,
@@ -267,79 +263,6 @@ def _call_check(call: Callable[[], Awaitable[None]]) -> Check:
         return None
 
     return check
-
-
-async def _settle(journal: Journal, requests: RequestLog) -> None:
-    try:
-        async with asyncio.timeout(SETTLE_TIMEOUT_S):
-            await journal.flush()
-            await requests.flush()
-    except (TimeoutError, StoreUnavailable) as error:
-        _log.error("stop.uncommitted", reason=type(error).__name__)
-
-
-@asynccontextmanager
-async def _running_writer(writer: Writer, store: Store) -> AsyncIterator[None]:
-    task = asyncio.create_task(_essential(writer.run()))
-    try:
-        yield
-    finally:
-        try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                await _drained(writer, store)
-        except (TimeoutError, StoreUnavailable) as error:
-            _log.warning("stop.undrained", reason=type(error).__name__)
-        writer.stop()
-        await task
-
-
-@asynccontextmanager
-async def _running_summarizer(summarizer: Summarizer) -> AsyncIterator[None]:
-    task = asyncio.create_task(_essential(summarizer.run()))
-    try:
-        yield
-    finally:
-        summarizer.stop()
-        # Cut off it loses nothing: what it had taken is summarized after the next start.
-        _, unfinished = await asyncio.wait({task}, timeout=DRAIN_TIMEOUT_S)
-        for late in unfinished:
-            late.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
-        if not unfinished:
-            task.result()
-
-
-async def _drained(writer: Writer, store: Store) -> None:
-    """Return when the outbox is empty, or at once where something is unavailable: what is left there is safe, and stored later."""
-    # Other processes share the outbox, so there is no event to wait for.
-    while writer.failure() is None and (await store.lag()).pending:  # noqa: ASYNC110
-        await asyncio.sleep(DRAIN_POLL_S)
-
-
-@asynccontextmanager
-async def _running(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(_essential(coroutine)) for coroutine in coroutines]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                raise outcome
-
-
-async def _essential(coroutine: Coroutine[None, None, None]) -> None:
-    """Run what the process cannot live without: if it crashes the process stops, to be started again, instead of going on lame.
-
-    The exception is raised once more when all else is closed, so that the stop counts as a failure.
-    """
-    try:
-        await coroutine
-    except Exception:
-        _log.exception("task.crashed", task=getattr(coroutine, "__qualname__", ""))
-        signal.raise_signal(signal.SIGTERM)
-        raise
 
 
 def run_migrations(settings: Settings) -> None:

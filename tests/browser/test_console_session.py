@@ -43,6 +43,7 @@ async def test_all_of_it_can_be_read_at_once(browser: Browser, stub: Stub) -> No
         await expect(support.answers.nth(3)).to_contain_text("This answer failed. The engine stopped.")
         await expect(support.time).to_have_text("0:58 / 0:58")
         await expect(support.play).to_be_visible()
+        await expect(support.answers.nth(3)).to_be_in_viewport(ratio=1)
         assert await support.log.get_by_role("button").count() == 0
 
 

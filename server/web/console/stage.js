@@ -21,7 +21,6 @@ const NOTHING_KEPT = { recall: () => undefined, keep: () => undefined };
 // All up to a position comes at once; events further apart than this are played.
 const BURST_PAUSE_MS = 60;
 const LONGEST_BURST_MS = 600;
-const NEAR_END_PX = 80;
 
 /** The one face of the page, with its host: a face listens to the whole window for as long as it lives. @type {{ host: HTMLElement, face: Face } | null} */
 let portrait = null;
@@ -184,15 +183,18 @@ export class Stage {
   #rated(itemId, opinion) {
     const answer = this.#answers.get(itemId);
     const foot = answer && this.#transcript?.foot(answer);
-    const log = this.#log;
-    if (!foot || !log) return;
-    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
+    if (!foot) return;
+    const isFollowing = this.#frame.querySelector(".latest:not([hidden])") === null;
     foot.querySelector(".opinion")?.remove();
     const { rating, reason, comment } = opinion ?? {};
     if (rating !== "up" && rating !== "down") return;
     const what = h("p", {}, icon(SHAPES[rating]), ` Thumbs ${rating} from the user${reason ? `: ${reason}` : ""}`);
     foot.append(h("div", { class: `opinion thumb-${rating}` }, what, comment ? passage(comment) : null));
-    if (isAtEnd) this.#transcript?.follow();
+    if (!isFollowing) return;
+    // A scroll that is still to be told of would be taken for the reader's: so once more after it.
+    const transcript = this.#transcript;
+    transcript?.follow();
+    requestAnimationFrame(() => transcript?.follow());
   }
 
   #settle() {

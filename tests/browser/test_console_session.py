@@ -166,6 +166,26 @@ async def test_each_answer_tells_how_it_came_to_be(browser: Browser, stub: Stub)
         assert prompt == stub.details[FULL]["answers"][1]["prompt"]
 
 
+async def test_a_prompt_that_did_not_come_along_is_fetched_when_its_answer_is_opened(
+    browser: Browser, stub: Stub
+) -> None:
+    answer = stub.details[FULL]["answers"][1]
+    prompt, answer["prompt"] = answer["prompt"], None
+    answer["prompt_chars"] = len(prompt)
+    async with visit(browser, "about:blank") as page:
+        path = f"**/v1/sessions/{FULL}/prompts/{answer['response_id']}"
+        body = json.dumps({"prompt": prompt, "prompt_format": "text"})
+        await page.route(path, lambda route: route.fulfill(body=body, content_type="application/json"))
+        support = Support(page)
+        await support.open(place_of(stub), "support-token")
+        sheet = support.sheets.nth(1)
+        await sheet.locator("summary").first.click()
+
+        await sheet.get_by_text("Exact prompt", exact=True).click()
+
+        assert await sheet.get_by_role("region", name="Exact prompt").text_content() == prompt
+
+
 async def test_a_reviewer_rates_apart_from_the_user_and_changes_it(browser: Browser, stub: Stub) -> None:
     async with visit(browser, "about:blank") as page:
         support = Support(page)

@@ -68,9 +68,29 @@ export class AnswerSheet {
       ...trouble(facts),
       waterfall(facts.waterfall),
       figures(facts),
-      prompt(facts),
+      this.#prompt(),
       new Review(this.#detail, itemOf(facts), this.#tools).node,
     );
+  }
+
+  /** The prompt, or the place where it appears: those of a long session do not come along with it. */
+  #prompt() {
+    const facts = this.#facts;
+    if (facts.prompt || !facts.prompt_chars) return prompt(facts);
+    const place = h("p", { class: "fine", role: "status" }, `The exact prompt of ${count(facts.prompt_chars, "character")} is on its way.`);
+    void this.#fetchPrompt(place);
+    return place;
+  }
+
+  /** @param {HTMLElement} place */
+  async #fetchPrompt(place) {
+    const session = encodeURIComponent(this.#detail.session.session_id);
+    try {
+      const found = await this.#tools.house.api.get(`/v1/sessions/${session}/prompts/${encodeURIComponent(this.#facts.response_id)}`);
+      place.replaceWith(prompt({ ...this.#facts, ...found }));
+    } catch {
+      place.textContent = "The exact prompt cannot be had now. Open the session again to try once more.";
+    }
   }
 }
 

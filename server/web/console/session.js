@@ -28,7 +28,8 @@
  * @property {number | null} sent_chars
  * @property {string | null} heard_text
  * @property {number | null} heard_chars
- * @property {string | null} prompt
+ * @property {string | null} prompt   null too where it does not come along
+ * @property {number | null} [prompt_chars]   how long the kept prompt is
  * @property {"text" | "messages"} prompt_format
  * @property {Record<string, unknown> | null} sampling
  * @property {Part[]} waterfall

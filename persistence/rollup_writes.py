@@ -57,10 +57,9 @@ def differences(added: Iterable[Share], removed: Iterable[Share]) -> dict[Key, S
     signed = itertools.chain(((share, 1) for share in added), ((share, -1) for share in removed))
     for share, times in signed:
         for client_id in {share.client_id, ALL_CLIENTS}:
-            key = (share.day, client_id, share.model)
-            change = changes.setdefault(
-                key, Share(day=share.day, client_id=client_id, model=share.model, num_sessions=0)
-            )
+            # In MySQL's keys a name is the same with spaces behind it.
+            key = (share.day, client_id.rstrip(" "), share.model.rstrip(" "))
+            change = changes.setdefault(key, Share(day=key[0], client_id=key[1], model=key[2], num_sessions=0))
             for name in COUNTS:
                 setattr(change, name, getattr(change, name) + times * getattr(share, name))
             add_counts(change.first_tokens, share.first_tokens, times=times)

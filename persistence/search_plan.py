@@ -131,6 +131,12 @@ class _Builder:
     def add_condition(self, condition: str, *values: str | int) -> None:
         self.conditions.append(condition.format(", ".join(f":{self.parameter(value)}" for value in values)))
 
+    def add_is_any(self, column: str, values: Sequence[str]) -> None:
+        # For MySQL's collations a name is the same with spaces behind it. Whose session it is must be told apart.
+        names = [self.parameter(value) for value in values]
+        is_one = (f"s.{column} = :{name} AND LENGTH(s.{column}) = LENGTH(:{name})" for name in names)
+        self.conditions.append(f"({' OR '.join(is_one)})")
+
     def parameter(self, value: str | int) -> str:
         name = f"v{len(self.parameters)}"
         self.parameters[name] = value
@@ -148,12 +154,12 @@ def _clients(wanted: SessionFilter) -> list[str] | None:
 def _add_conditions(builder: _Builder, wanted: SessionFilter, clients: list[str] | None) -> None:
     # Also of what the lists imply: whose session it is must not hang on a list's being right.
     if clients is not None:
-        builder.add_condition("s.client_id IN ({})", *clients)
+        builder.add_is_any("client_id", clients)
     elif wanted.hidden_clients:
         builder.add_condition("s.client_id NOT IN ({})", *sorted(wanted.hidden_clients))
     for column, value in (("user_id", wanted.user_id), ("model", wanted.model), ("status", wanted.status)):
         if value is not None:
-            builder.add_condition(f"s.{column} = {{}}", value)
+            builder.add_is_any(column, [value])
     match wanted.rating:
         case "up":
             builder.add_condition("s.num_up > 0")

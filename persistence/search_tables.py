@@ -40,7 +40,8 @@ summaries = make_table(
     UniqueConstraint("session_id"),
 )
 
-# Which sessions a term belongs to, in order: a word that was said in it, or a label such as `=client@kiosk` that a list is filtered by.
+# Not the databases' own full text: MariaDB's reads and sorts all that has a common word, leaves out short words, and finds no part of a
+# Korean one. Which sessions a term belongs to, in order: a word that was said there, or a label such as `=client@kiosk` to filter by.
 postings = make_table(
     "postings",
     Column("term", String(MAX_TERM_CHARS), primary_key=True),

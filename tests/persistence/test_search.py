@@ -139,18 +139,25 @@ CLOCKS: dict[str, Callable[[], Iterator[float]]] = {
 }
 
 
+class Stored(list[Digest]):
+    """Sessions, newest first. Short to print."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} sessions>"
+
+
 @pytest.fixture
-async def stored(database: Database) -> list[Digest]:
+async def stored(database: Database) -> Stored:
     """Some sessions."""
     r = random.Random(7)
-    return await store(database, [make_dialogue(r) for _ in range(150)])
+    return Stored(await store(database, [make_dialogue(r) for _ in range(150)]))
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=filters(), limit=st.integers(1, 30))
 async def test_pages_together_are_all_that_is_wanted_newest_first(
-    database: Database, stored: list[Digest], clock: str, wanted: SessionFilter, limit: int
+    database: Database, stored: Stored, clock: str, wanted: SessionFilter, limit: int
 ) -> None:
     """Whatever is asked for, whichever list is walked down, wherever a page ends, and also if the time is over after each round."""
     with pytest.MonkeyPatch.context() as patch:
@@ -167,9 +174,29 @@ async def test_pages_together_are_all_that_is_wanted_newest_first(
             assert all(each.created_ms <= page.searched_to_ms for each in after.data)
 
 
+async def test_names_that_differ_by_a_space_are_of_different_people(database: Database) -> None:
+    """P7: for MySQL's collations they would be the same."""
+    r = random.Random(3)
+    dialogues = [
+        make_dialogue(r, user_id=f"anna{tail}", client_id=f"kiosk{tail}", model=f"demo{tail}")
+        for tail in ("", " ", "  ")
+    ]
+    await store(database, dialogues)
+
+    for facts in dialogues:
+        session = facts.session
+        for wanted in (
+            SessionFilter(user_id=session.user_id),
+            SessionFilter(clients=frozenset({session.client_id, "bank"})),
+        ):
+            page = await find_sessions(database, wanted)
+
+            assert [each.session_id for each in page.data] == [session.session_id]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=filters())
-async def test_no_plan_reads_a_whole_table(database: Database, stored: list[Digest], wanted: SessionFilter) -> None:
+async def test_no_plan_reads_a_whole_table(database: Database, stored: Stored, wanted: SessionFilter) -> None:
     statements = await statements_of(database, lambda: find_sessions(database, wanted))
 
     for statement in statements:
@@ -177,7 +204,7 @@ async def test_no_plan_reads_a_whole_table(database: Database, stored: list[Dige
 
 
 async def test_a_search_that_ran_out_of_time_says_how_far_it_has_looked(
-    database: Database, stored: list[Digest], monkeypatch: pytest.MonkeyPatch
+    database: Database, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P9: what was not looked at does not pass for what is not there."""
     monkeypatch.setattr("persistence.search._FIRST_DEPTH", 10)

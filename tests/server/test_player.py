@@ -401,6 +401,21 @@ def test_a_live_session_is_followed_as_it_happens_until_it_ends() -> None:
     run(scene())
 
 
+def test_who_has_seen_all_of_a_live_session_waits_for_nothing_but_the_next_event() -> None:
+    async def scene() -> None:
+        tape = Tape(DIALOGUE[:2], is_live=True)
+        async with playing(tape) as viewer:
+            await viewer.until(lambda: viewer.numbers == [1, 2])
+            await asyncio.sleep(29.87)
+            tape.add(make_event(3, 90_000))
+            now_s = asyncio.get_running_loop().time()
+            await viewer.until(lambda: viewer.numbers == [1, 2, 3])
+
+        assert viewer.shown_at()[3] == pytest.approx(now_s, abs=0.01)
+
+    run(scene())
+
+
 def test_a_catch_up_of_a_live_session_shows_the_deltas_of_the_open_answer() -> None:
     async def scene() -> None:
         tape = Tape(DIALOGUE[:5], is_live=True)

@@ -210,6 +210,27 @@ def test_a_catch_up_of_little_memory_leaves_out_less_but_never_anything_else(eve
     assert set(events) - dropped <= set(shown)
 
 
+def test_a_catch_up_holds_no_more_than_an_open_answer() -> None:
+    delta = Event(type="response.output_text.delta", response_id="resp_1", item_id="item_1", content_index=0)
+    done = msgspec.structs.replace(delta, type="response.output_text.done")
+    before, first, between, second, end, after = encode(
+        [
+            Event(type="response.created"),
+            delta,
+            Event(type="conversation.item.added"),
+            delta,
+            done,
+            Event(type="response.done"),
+        ]
+    )
+    catch_up = CatchUp()
+
+    shown = [catch_up.take(event) for event in (before, first, between, second, end, after)]
+
+    assert shown == [[before], [], [], [], [between, end], [after]]
+    assert catch_up.finish() == []
+
+
 def test_an_event_that_cannot_be_read_is_shown_like_any_other() -> None:
     events = [b"not json", b'{"type":7}', b"[1]", b'{"type":"response.created"}']
 

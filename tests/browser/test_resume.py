@@ -1,5 +1,6 @@
 """A conversation that is kept through lost connections, killed servers, reloads and a second tab. P3, P4, P5."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -228,7 +229,8 @@ async def test_a_gap_is_shown_as_one(browser: Browser, mortal_server: Server, tm
         await person.wait_until(await person.say("[echo lost]"), "completed")
 
         mortal_server.stop(signal.SIGKILL)
-        await expect(person.connection).to_have_text("Reconnecting")
+        # Offline where the server took long to start before: many tries were made, and the connection was young when it dropped.
+        await expect(person.connection).to_have_text(re.compile("Reconnecting|Offline"))
         await person.box.fill("[echo new]")
         await person.box.press("Enter")
         shutil.rmtree(data)

@@ -57,7 +57,8 @@ async def overview(
         shown = frozenset({client_id}) if clients is None else clients & {client_id}
     # All but a few are told from fewer rows than all those others have.
     hidden = dict.fromkeys(hidden_clients, -1) | {ALL_CLIENTS: 1}
-    signs = hidden if shown is None else dict.fromkeys(shown - hidden_clients, 1)
+    # Nobody is asked for by the name under which all are added up.
+    signs = hidden if shown is None else dict.fromkeys(shown - hidden_clients - {ALL_CLIENTS}, 1)
     query = "SELECT * FROM rollups WHERE day >= :first AND day <= :last AND client_id IN :clients"
     if model is not None:
         query += " AND model = :model"

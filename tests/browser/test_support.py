@@ -1,6 +1,7 @@
 """From the user's tap to the support person's eyes, on MariaDB, Redis and S3: found by its words, replayed, with the thumb where it was."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,8 @@ from tests.end_to_end.processes import FluemanProcess, running
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
-NARWHAL = "[tokens 60] Where does the narwhal hang?"
-ANSWER_S = 60 / 20
+NARWHAL = "[tokens 100] Where does the narwhal hang?"
+ANSWER_S = 100 / 20
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ async def talk_and_rate(browser: Browser, port: int) -> str:
 
 async def found(support: Support, words: str) -> Locator:
     """The one session in which that was said; the writer and the summaries take their time."""
-    deadline = time.monotonic() + PATIENCE_MS / 1000
+    deadline = time.monotonic() + 2 * PATIENCE_MS / 1000
     while time.monotonic() < deadline:
         await support.look_for(words)
         await expect(support.tally).not_to_be_empty()
@@ -97,7 +98,7 @@ async def test_support_finds_what_a_user_said_and_sees_the_thumb_where_it_was_gi
         slow_s = await time_of_first_answer(support, "1×", words)
         quick_s = await time_of_first_answer(support, "8×", words)
         assert slow_s > ANSWER_S * 0.9
-        assert quick_s < slow_s / 3
+        assert quick_s < slow_s / 2
 
         up = support.mark("Thumbs up by the user")
         await support.seek(int(await up.get_attribute("data-at") or "0") - 200)
@@ -233,6 +234,8 @@ async def test_an_admin_sees_who_looked_at_what_and_how_it_goes(browser: Browser
         await support.sign_in((await reply.json())["value"])
         await page.get_by_role("link", name="Audit").click()
         await page.get_by_label("Session").fill(session_id or "")
+        await page.get_by_role("button", name="Show").click()
+        await expect(page).to_have_url(re.compile("session_id=sess_"))
         rows = page.get_by_role("row").filter(has_text="developer-support")
         async with asyncio.timeout(PATIENCE_MS / 1000):
             while await rows.filter(has_text="Replayed a session").count() == 0:

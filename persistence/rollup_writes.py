@@ -56,9 +56,9 @@ def differences(added: Iterable[Share], removed: Iterable[Share]) -> dict[Key, S
     changes: dict[Key, Share] = {}
     signed = itertools.chain(((share, 1) for share in added), ((share, -1) for share in removed))
     for share, times in signed:
-        for client_id in {share.client_id, ALL_CLIENTS}:
-            # In MySQL's keys a name is the same with spaces behind it.
-            key = (share.day, client_id.rstrip(" "), share.model.rstrip(" "))
+        # In MySQL's keys a name is the same with spaces behind it.
+        for client_id in {share.client_id.rstrip(" "), ALL_CLIENTS}:
+            key = (share.day, client_id, share.model.rstrip(" "))
             change = changes.setdefault(key, Share(day=key[0], client_id=key[1], model=key[2], num_sessions=0))
             for name in COUNTS:
                 setattr(change, name, getattr(change, name) + times * getattr(share, name))

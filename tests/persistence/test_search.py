@@ -192,6 +192,8 @@ async def test_names_that_differ_by_a_space_are_of_different_people(database: Da
             page = await find_sessions(database, wanted)
 
             assert [each.session_id for each in page.data] == [session.session_id]
+    for nobody in ("kiosk   ", "* "):
+        assert await overview(database, from_ms=0, to_ms=CREATED_MS, clients=frozenset({nobody})) == []
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,11 @@ def test_the_cores_seconds_are_told_as_milliseconds_since_the_epoch() -> None:
     assert before_ms <= at_ms <= epoch_ms()
 
 
-@pytest.mark.parametrize("core_s", [0.0, 1e-9, time.monotonic() - 60.0, time.monotonic() + 3600.0])
+@pytest.mark.parametrize(
+    "core_s",
+    [0.0, 1e-9, time.monotonic() - 60.0, time.monotonic() + 3600.0],
+    ids=["never", "start", "a minute ago", "in an hour"],
+)
 def test_a_time_that_cannot_be_of_this_answer_is_not_believed(core_s: float) -> None:
     """A core that was not asked for its times, or that runs on a machine which was started another day."""
     assert CoreClock().at_ms(core_s) is None

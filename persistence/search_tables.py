@@ -71,9 +71,9 @@ stale_sessions = make_table(
 # Sums over the answers of a day (UTC), the one on which each began. `first_tokens` is a JSON object: bucket of `histogram` to count.
 rollups = make_table(
     "rollups",
-    Column("day", ascii_text(10), primary_key=True),
     # `*`: of all together.
     Column("client_id", String(255), primary_key=True),
+    Column("day", ascii_text(10), primary_key=True),
     Column("model", String(255), primary_key=True),
     Column("num_sessions", Integer, nullable=False),
     Column("num_answers", Integer, nullable=False),

@@ -129,8 +129,8 @@ def _create_postings() -> None:
 def _create_rollups() -> None:
     _create_table(
         "rollups",
-        sa.Column("day", _ascii(10), nullable=False),
         sa.Column("client_id", sa.String(255), nullable=False),
+        sa.Column("day", _ascii(10), nullable=False),
         sa.Column("model", sa.String(255), nullable=False),
         _count("num_sessions"),
         _count("num_answers"),
@@ -139,7 +139,7 @@ def _create_rollups() -> None:
         _count("num_up"),
         _count("num_down"),
         sa.Column("first_tokens", _long_text(), nullable=False),
-        sa.PrimaryKeyConstraint("day", "client_id", "model", name=op.f("pk_rollups")),
+        sa.PrimaryKeyConstraint("client_id", "day", "model", name=op.f("pk_rollups")),
     )
 
 

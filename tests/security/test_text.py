@@ -61,7 +61,7 @@ def message(text: str) -> dict[str, Any]:
             None,
         ),
     ],
-    ids=lambda value: repr(value)[:48],
+    ids=lambda value: repr(sorted(value) if isinstance(value, set) else value)[:48],
 )
 async def test_malformed_text_is_a_named_error_and_the_session_goes_on(
     target: Target, frame: str, codes: set[str] | None

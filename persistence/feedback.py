@@ -74,7 +74,7 @@ class FeedbackPage(Struct, frozen=True):
 async def feedback_of_session(database: Database, session_id: str) -> tuple[StoredFeedback, ...]:
     """All that was said of the session's answers, oldest first."""
     query = (
-        _joined(feedback)
+        with_answers(feedback)
         .where(feedback.c.session_id == session_id, feedback.c.rating.is_not(None))
         .order_by(feedback.c.rated_at, feedback.c.feedback_id)
     )
@@ -129,7 +129,7 @@ def _newest(wanted: FeedbackFilter, after: FeedbackPlace | None, limit: int) -> 
     if after is not None:
         query = query.where(_comes_after(after))
     newest = query.subquery()
-    return _joined(newest).order_by(newest.c.rated_at.desc(), newest.c.feedback_id.desc())
+    return with_answers(newest).order_by(newest.c.rated_at.desc(), newest.c.feedback_id.desc())
 
 
 def _matches(row: Row[Any], wanted: FeedbackFilter) -> bool:
@@ -154,7 +154,8 @@ def _comes_after(place: FeedbackPlace) -> ColumnElement[bool]:
     return and_(feedback.c.rated_at <= at, or_(feedback.c.rated_at < at, feedback.c.feedback_id < place.feedback_id))
 
 
-def _joined(rated: FromClause) -> Select[Any]:
+def with_answers(rated: FromClause) -> Select[Any]:
+    """These rows of `feedback`, each with what is known of the answer that it is about."""
     item = answer_items.c
     return select(
         *rated.c,

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, S
 from persistence import search_tables as search_tables
 from persistence.schema import JsonDocument, UtcTime, ascii_text, long_text, make_table
 from persistence.schema import metadata as metadata
+from persistence.webhook_tables import webhook_deliveries as webhook_deliveries
 
 STUB_SEQUENCE = -1
 

@@ -23,6 +23,7 @@ from persistence.database import Database
 from persistence.errors import ArchiveUnavailable, DatabaseUnavailable, PersistenceError, PoisonRecord
 from persistence.rows import RowRecord, quoted, write_rows
 from persistence.stale import changed_sessions, mark_stale
+from persistence.webhook_changes import Announce, announce_nothing
 from sessions.errors import StoreUnavailable
 from sessions.records import ArchiveRecord, PredictionRecord, decode_record
 from sessions.store import Delivery, Store
@@ -82,7 +83,7 @@ class Unexplained(Exception):
 
 
 class Writer:
-    """One worker on the outbox, called `consumer` there; any number of them may share it."""
+    """One worker on the outbox, called `consumer` there; any number of them may share it. `announce` notes whom else to tell of what."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Writer:
         archive: Archive,
         *,
         consumer: str,
+        announce: Announce = announce_nothing,
         options: WriterOptions | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -99,6 +101,7 @@ class Writer:
         self._database = database
         self._archiver = Archiver(store, database, archive, now_ms=now_ms)
         self._consumer = consumer
+        self._announce = announce
         self._options = options or WriterOptions()
         self._now_ms = now_ms
         self._stopping = asyncio.Event()
@@ -222,7 +225,8 @@ class Writer:
         is_mysql = self._database.is_mysql
         async with self._database.transaction() as connection:
             await mark_stale(connection, changed_sessions(records), now_ms=self._now_ms(), is_mysql=is_mysql)
-            await write_rows(connection, records, is_mysql=is_mysql)
+            async with self._announce(connection, records):
+                await write_rows(connection, records, is_mysql=is_mysql)
 
     async def _archive_waiting(self) -> None:
         while (work := await self._archives.get()) is not None:

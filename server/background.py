@@ -4,10 +4,10 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import structlog
 
-from persistence.summarizer import Summarizer
 from persistence.writer import Writer
 from server.request_log import RequestLog
 from sessions.errors import StoreUnavailable
@@ -19,6 +19,16 @@ _log = structlog.get_logger(__name__)
 SETTLE_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 5.0
 DRAIN_POLL_S = 0.05
+
+
+class Worker(Protocol):
+    """What works beside the writer: a summarizer, a deliverer."""
+
+    def stop(self) -> None:
+        """Take nothing more."""
+
+    async def run(self) -> None:
+        """Work until `stop`."""
 
 
 async def settle(journal: Journal, requests: RequestLog) -> None:
@@ -48,14 +58,14 @@ async def running_writer(writer: Writer, store: Store) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def running_summarizer(summarizer: Summarizer) -> AsyncIterator[None]:
-    """The summarizer at work; at the end it finishes what it has taken."""
-    task = asyncio.create_task(_essential(summarizer.run()))
+async def running_beside(worker: Worker) -> AsyncIterator[None]:
+    """The worker at work; at the end it finishes what it has taken."""
+    task = asyncio.create_task(_essential(worker.run()))
     try:
         yield
     finally:
-        summarizer.stop()
-        # Cut off it loses nothing: what it had taken is summarized after the next start.
+        worker.stop()
+        # Cut off it loses nothing: what it had taken is done after the next start.
         _, unfinished = await asyncio.wait({task}, timeout=DRAIN_TIMEOUT_S)
         for late in unfinished:
             late.cancel()

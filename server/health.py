@@ -25,7 +25,7 @@ MAX_AGE_S = 1.0
 MAX_OUTBOX_AGE_S = 300.0
 
 # What conversations can do without. Taking a node out of service for these would end them for nothing: every other lacks the same.
-_BEHIND_THE_OUTBOX: Final = frozenset({"database", "archive", "outbox", "writer"})
+_BEHIND_THE_OUTBOX: Final = frozenset({"database", "archive", "outbox", "writer", "webhook"})
 
 
 class Readiness(Struct, frozen=True):

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.development_key import kept_key
+from server.webhook_settings import receiver_url, signing_secret, some_networks
 
 PREFIX = "FLUEMAN_"
 TEST_PREFIX = "FLUEMAN_TEST_"  # read by the tests alone
@@ -308,6 +309,22 @@ class Settings(BaseSettings):
         ("inaccurate", "unsafe", "off-topic", "too-long", "too-slow", "other"),
         description="reasons that a rating may give",
     )
+    feedback_webhook_url: Annotated[str, AfterValidator(receiver_url)] | None = Field(
+        None,
+        repr=False,
+        description="is told of each new, changed and withdrawn rating, at least once, in production by https; no redirect is followed",
+    )
+    feedback_webhook_secret: Annotated[SecretStr, AfterValidator(signing_secret)] | None = Field(
+        None,
+        description=(
+            "signs that as standardwebhooks.com has it, whsec_ and base64 of 24 to 64 bytes:"
+            " verify by any of its libraries, drop a webhook-id seen before, keep the greatest data.version of each feedback_id"
+        ),
+    )
+    feedback_webhook_networks: Annotated[Names, AfterValidator(some_networks)] = Field(
+        (),
+        description="private networks that the name in that URL may stand for, such as 10.1.0.0/16; an address in the URL needs none",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is logged"
@@ -347,6 +364,7 @@ class Settings(BaseSettings):
             *_key_problems(self),
             *_process_problems(self),
             *_engine_problems(self),
+            *_webhook_problems(self),
         ]:
             raise SettingsError(problems)
         return self
@@ -422,6 +440,19 @@ def _engine_problems(settings: Settings) -> Iterable[Problem]:
             yield Problem(
                 variable("model"), "engine=openai needs the model's name at that endpoint", (variable("engine"),)
             )
+
+
+def _webhook_problems(settings: Settings) -> Iterable[Problem]:
+    url, secret = variable("feedback_webhook_url"), variable("feedback_webhook_secret")
+    if settings.feedback_webhook_url is None:
+        for name in ("feedback_webhook_secret", "feedback_webhook_networks"):
+            if getattr(settings, name):
+                yield Problem(variable(name), f"is of no use without {url}", (url,))
+        return
+    if settings.feedback_webhook_secret is None:
+        yield Problem(secret, f"{url} needs it", (url,))
+    if settings.is_production and urlsplit(settings.feedback_webhook_url).scheme != "https":
+        yield Problem(url, "must be https in production", (variable("environment"),))
 
 
 def variable(field: str) -> str:

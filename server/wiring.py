@@ -19,7 +19,7 @@ from persistence.writer import Writer
 from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
-from server.background import running, running_summarizer, running_writer, settle
+from server.background import Worker, running, running_beside, running_writer, settle
 from server.client_secrets import ClientSecrets
 from server.development_tokens import DevelopmentTokens
 from server.health import Check, Health
@@ -30,6 +30,7 @@ from server.node import Node
 from server.request_log import RequestLog
 from server.services import EventLimits, Services
 from server.settings import Settings
+from server.webhook import announcing, make_deliverer
 from sessions.journal import Journal
 from sessions.store import Store
 
@@ -54,10 +55,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         name = f"{socket.gethostname()}:{os.getpid()}:{new_id('')[-6:]}"
         checks = _checks(engine, store, database, archive)
         if settings.writer == "inline":
-            writer = Writer(store, database, archive, consumer=name, now_ms=now_ms)
+            writer = Writer(
+                store, database, archive, consumer=name, announce=announcing(settings, now_ms=now_ms), now_ms=now_ms
+            )
             await stack.enter_async_context(running_writer(writer, store))
             checks["writer"] = _failure_check(writer.failure)
-            await stack.enter_async_context(running_summarizer(Summarizer(database, now_ms=now_ms)))
+            await stack.enter_async_context(running_beside(Summarizer(database, now_ms=now_ms)))
+            if deliverer := make_deliverer(settings, database, now_ms=now_ms):
+                await stack.enter_async_context(running_beside(deliverer))
+                checks["webhook"] = _failure_check(deliverer.failure)
         journal = Journal(store, now_ms=now_ms, patience_s=settings.store_patience_s)
         requests = RequestLog(store)
         checks["journal"] = _failure_check(journal.failure)
@@ -98,18 +104,23 @@ async def run_writer(settings: Settings) -> None:
         open_database(settings.database_url, timeout_s=settings.database_timeout_s) as database,
         open_archive(settings.archive_url) as archive,
     ):
-        writer = Writer(store, database, archive, consumer=f"{socket.gethostname()}:{os.getpid()}", now_ms=now_ms)
-        summarizer = Summarizer(database, now_ms=now_ms)
+        consumer = f"{socket.gethostname()}:{os.getpid()}"
+        writer = Writer(
+            store, database, archive, consumer=consumer, announce=announcing(settings, now_ms=now_ms), now_ms=now_ms
+        )
+        workers: list[Worker] = [writer, Summarizer(database, now_ms=now_ms)]
+        if deliverer := make_deliverer(settings, database, now_ms=now_ms):
+            workers.append(deliverer)
 
         def stop() -> None:
-            writer.stop()
-            summarizer.stop()
+            for worker in workers:
+                worker.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(writer.run())
-            tasks.create_task(summarizer.run())
+            for worker in workers:
+                tasks.create_task(worker.run())
 
 
 def make_store(settings: Settings) -> Store:

@@ -17,6 +17,7 @@ from sqlalchemy import event
 
 from persistence.archive import open_archive
 from persistence.database import open_database
+from persistence.webhook_changes import announce_ratings
 from persistence.writer import Writer
 from sessions.redis_store import RedisStore
 from sessions.store import Store
@@ -64,6 +65,7 @@ async def write(order: Order) -> None:
             CrashingDatabase(database, point),
             CrashingArchive(archive, point),
             consumer=f"doomed-{os.getpid()}",
+            announce=announce_ratings,
             options=IMPATIENT,
         )
         async with running(writer):

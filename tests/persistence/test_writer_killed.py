@@ -30,7 +30,9 @@ from persistence.tables import (
     sessions,
     traces,
     turns,
+    webhook_deliveries,
 )
+from persistence.webhook_changes import announce_ratings
 from persistence.writer import Writer
 from sessions.records import Record
 from sessions.redis_store import RedisStore
@@ -69,6 +71,7 @@ _TABLES = (
     answer_items,
     traces,
     feedback,
+    webhook_deliveries,
     notes,
     audit_logs,
     requests,
@@ -147,7 +150,12 @@ class Installation:
         """Two writers at once take over what the dead left."""
         writers = [
             Writer(
-                cast("Store", self.store), self._database, self._archive, consumer=f"heir-{number}", options=IMPATIENT
+                cast("Store", self.store),
+                self._database,
+                self._archive,
+                consumer=f"heir-{number}",
+                announce=announce_ratings,
+                options=IMPATIENT,
             )
             for number in range(2)
         ]

@@ -19,6 +19,10 @@ PRODUCTION = {
     "redis_url": "redis://localhost/0",
     "database_url": "mysql+aiomysql://u:p@localhost/flueman",
 }
+WEBHOOK = {
+    "feedback_webhook_url": "https://hooks.example/ratings?to=us",
+    "feedback_webhook_secret": "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +162,20 @@ def test_production_makes_no_key() -> None:
         ({"feedback_reasons": "rude,other,rude"}, {"FLUEMAN_FEEDBACK_REASONS"}),
         ({"feedback_reasons": "x" * 65}, {"FLUEMAN_FEEDBACK_REASONS"}),
         ({"feedback_reasons": '["\\u001b[2J"]'}, {"FLUEMAN_FEEDBACK_REASONS"}),
+        ({**WEBHOOK}, set()),
+        ({**WEBHOOK, "feedback_webhook_networks": "10.0.0.0/8, fd00::/8"}, set()),
+        ({**PRODUCTION, **WEBHOOK}, set()),
+        ({**WEBHOOK, "feedback_webhook_url": "http://127.0.0.1:1/"}, set()),
+        ({**PRODUCTION, **WEBHOOK, "feedback_webhook_url": "http://hooks.example/"}, {"FLUEMAN_FEEDBACK_WEBHOOK_URL"}),
+        ({**WEBHOOK, "feedback_webhook_url": "ftp://hooks.example/"}, {"FLUEMAN_FEEDBACK_WEBHOOK_URL"}),
+        ({**WEBHOOK, "feedback_webhook_url": "https://me:word@hooks.example/"}, {"FLUEMAN_FEEDBACK_WEBHOOK_URL"}),
+        ({**WEBHOOK, "feedback_webhook_url": "https://hooks.example:99999/"}, {"FLUEMAN_FEEDBACK_WEBHOOK_URL"}),
+        ({**WEBHOOK, "feedback_webhook_url": None}, {"FLUEMAN_FEEDBACK_WEBHOOK_SECRET"}),
+        ({**WEBHOOK, "feedback_webhook_secret": None}, {"FLUEMAN_FEEDBACK_WEBHOOK_SECRET"}),
+        ({**WEBHOOK, "feedback_webhook_secret": "whsec_c2hvcnQ="}, {"FLUEMAN_FEEDBACK_WEBHOOK_SECRET"}),
+        ({**WEBHOOK, "feedback_webhook_secret": "A" * 44}, {"FLUEMAN_FEEDBACK_WEBHOOK_SECRET"}),
+        ({**WEBHOOK, "feedback_webhook_networks": "10.0.0.1/8"}, {"FLUEMAN_FEEDBACK_WEBHOOK_NETWORKS"}),
+        ({"feedback_webhook_networks": "10.0.0.0/8"}, {"FLUEMAN_FEEDBACK_WEBHOOK_NETWORKS"}),
         ({"archive_url": "s3:///prefix"}, {"FLUEMAN_ARCHIVE_URL"}),
         ({"database_url": "postgresql://x"}, {"FLUEMAN_DATABASE_URL"}),
         ({"ping_interval_s": "nan"}, {"FLUEMAN_PING_INTERVAL_S"}),
@@ -182,10 +200,13 @@ def test_names_are_read_from_commas_or_json() -> None:
 
 def test_secrets_do_not_show_in_the_settings_text() -> None:
     settings = load_settings(
-        **{**PRODUCTION, "database_url": "mysql+aiomysql://u:canary@h/d", "redis_url": "redis://:canary@h"}
+        **{**PRODUCTION, "database_url": "mysql+aiomysql://u:canary@h/d", "redis_url": "redis://:canary@h"},
+        **WEBHOOK,
     )
 
     assert "canary" not in repr(settings)
+    assert WEBHOOK["feedback_webhook_url"] not in repr(settings)
+    assert WEBHOOK["feedback_webhook_secret"] not in repr(settings)
     assert PRODUCTION["jwt_secret"] not in repr(settings)
 
 

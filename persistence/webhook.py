@@ -55,7 +55,7 @@ class DelivererFigures(Struct):
 
 
 class Deliverer:
-    """One worker on what is to be told. `receiver` is opened for as long as it runs; `mask` takes out of comments what must not leave."""
+    """One worker on what is to be told. `receiver` is opened for as long as it runs; `mask` covers what must not leave."""
 
     def __init__(
         self,

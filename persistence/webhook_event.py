@@ -92,7 +92,7 @@ def event_body(
     announced_ms: int,
     mask: Callable[[str], str],
 ) -> bytes:
-    """The JSON to send, with what `mask` takes out of the comment taken out."""
+    """The JSON to send; `mask` covers what must not leave in the comment and the user's name."""
     event = _Event(
         type="feedback.deleted" if record.rating is None else "feedback.created",
         id=delivery_id,
@@ -107,7 +107,8 @@ def _announced(record: FeedbackRecord, answer: RatedAnswer | None, mask: Callabl
         feedback_id=record.feedback_id,
         session_id=record.session_id,
         item_id=record.item_id,
-        user_id=record.user_id,
+        # Who of the staff has it stays known.
+        user_id=mask(record.user_id) if record.role == "user" else record.user_id,
         role=record.role,
         rating=record.rating,
         reason=record.reason,

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from persistence.database import Database
 from persistence.feedback import StoredFeedback, feedback_of_session
 from persistence.rows import RowRecord
-from persistence.summarizer import unmasked
 from persistence.tables import webhook_deliveries
 from persistence.webhook import Deliverer, DelivererOptions
 from persistence.webhook_event import AnnouncedFeedback
@@ -427,14 +426,20 @@ async def test_a_rating_waits_a_while_for_its_answer_which_may_still_stream(
     assert receiver.received[1].event["data"]["feedback"]["model"] is None
 
 
-async def test_what_is_personal_in_a_comment_is_masked(database: Database, receiver: FakeReceiver) -> None:
-    await write(database, [make_feedback(new_id("sess"), comment="call Anna")])
+async def test_what_is_personal_is_masked(database: Database, receiver: FakeReceiver) -> None:
+    session_id = new_id("sess")
+    ratings = [
+        make_feedback(session_id, role=role, user_id="Anna", comment="call Anna") for role in ("user", "support")
+    ]
 
-    async with running(make_deliverer(database, receiver, mask=lambda text: text.replace("Anna", "[name]"))):
-        [received] = await receiver.until(1)
+    for record in ratings:
+        await write(database, [msgspec.structs.replace(record, feedback_id=new_id("fb"), item_id=record.role)])
+    async with running(make_deliverer(database, receiver, mask=lambda text: text.replace("Anna", "••••"))):
+        received = await receiver.until(2)
 
-    assert received.event["data"]["feedback"]["comment"] == "call [name]"
-    assert unmasked("call Anna") == "call Anna"
+    sent = {each.event["data"]["feedback"]["role"]: each.event["data"]["feedback"] for each in received}
+    assert {feedback["comment"] for feedback in sent.values()} == {"call ••••"}
+    assert (sent["user"]["user_id"], sent["support"]["user_id"]) == ("••••", "Anna")
 
 
 async def test_a_rating_that_brings_out_a_bug_holds_up_no_other(database: Database, receiver: FakeReceiver) -> None:

@@ -32,15 +32,16 @@ async def rate(
         raise StoreUnavailable(services.node.refusal)
     is_own = principal.subject == meta.user_id
     live = services.node.find(meta.session_id) if is_own else None
-    if live is not None and _knows(live, item_id, feedback):
-        await _keep(services, principal, meta, item_id=item_id, feedback=feedback)
-        return _tell(live, item_id, feedback)
-    placed = await services.store.item(meta.session_id, item_id)
-    await _check(services, meta.session_id, item_id, placed=placed, feedback=feedback)
-    later = await _later(services, principal, meta, item_id, placed=placed, feedback=feedback)
-    if later is None:
-        await _keep(services, principal, meta, item_id=item_id, feedback=feedback)
-    return later or feedback
+    if live is None or not _knows(live, item_id, feedback):
+        placed = await services.store.item(meta.session_id, item_id)
+        await _check(services, meta.session_id, item_id, placed=placed, feedback=feedback)
+        later = await _later(services, principal, meta, item_id, placed=placed, feedback=feedback)
+        if later is not None:
+            return later
+    await _keep(services, principal, meta, item_id=item_id, feedback=feedback)
+    # Looked for anew: it may have ended, moved or come back meanwhile, and one that is over may say nothing more.
+    live = services.node.find(meta.session_id) if is_own else None
+    return feedback if live is None else _tell(live, item_id, feedback)
 
 
 def _knows(live: LiveSession, item_id: str, feedback: Feedback) -> bool:
@@ -58,7 +59,7 @@ def _tell(live: LiveSession, item_id: str, feedback: Feedback) -> Feedback:
     try:
         return live.rate(item_id, feedback)
     except BadEvent:
-        return feedback  # the item was deleted while the outbox took the rating
+        return feedback  # the item was deleted while the outbox took the rating, or never was in the dialogue
 
 
 async def _keep(

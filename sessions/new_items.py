@@ -65,8 +65,9 @@ def _content(part: NewContent, role: Role, param: str) -> ContentPart:
 
 
 def _checked_id(value: str, param: str) -> str:
-    if not value or not value.isprintable():
-        raise BadEvent("invalid_value", "An id must be non-empty and printable.", param)
+    # MySQL's collations take a name with a space behind it for the same name: two items would share a rating's place.
+    if not value or not value.isprintable() or value != value.strip():
+        raise BadEvent("invalid_value", "An id must be non-empty and printable, without spaces around it.", param)
     if len(value) > MAX_ITEM_ID_LENGTH:
         message = f"Expected an id of at most {MAX_ITEM_ID_LENGTH} characters, got {len(value)}."
         raise BadEvent("string_above_max_length", message, param)

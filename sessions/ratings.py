@@ -5,6 +5,8 @@ holds. A range may reach as far as the answer's text is known here: what was gen
 whole of it while that is remembered.
 """
 
+from typing import Final
+
 from sessions.answering import Answering
 from sessions.client_events import FeedbackCreate, FeedbackDelete, NewFeedback
 from sessions.draft import Draft
@@ -18,6 +20,9 @@ from sessions.store import SessionMeta
 from sessions.timeline import Timeline
 from sessions.utf16 import num_units
 from sessions.wire_errors import BadEvent
+
+# The length of an answer is not always known, and a longer range than any column holds could be acknowledged and never stored.
+_MAX_END: Final = 2**31 - 1
 
 
 class Ratings:
@@ -217,3 +222,5 @@ def _check_ends(start: int | None, end: int | None) -> None:
         raise BadEvent("integer_below_min_value", "Expected a value of at least 0.", "feedback.start")
     if end <= start:
         raise BadEvent("integer_below_min_value", "Expected a value above 'feedback.start'.", "feedback.end")
+    if end > _MAX_END:
+        raise BadEvent("integer_above_max_value", f"Expected a value of at most {_MAX_END}.", "feedback.end")

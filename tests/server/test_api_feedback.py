@@ -11,7 +11,7 @@ import pytest
 
 from persistence.errors import DatabaseUnavailable
 from server.live import LiveSession
-from sessions.config import AvatarOptions, SessionConfig
+from sessions.config import AvatarOptions, ResumptionOptions, SessionConfig
 from sessions.errors import StoreUnavailable
 from sessions.feedback import feedback_id
 from sessions.items import InputText, Item, MessageItem, OutputText
@@ -263,6 +263,60 @@ async def test_an_older_choice_does_not_reach_a_live_session(tmp_path: Path) -> 
     assert [event["type"] for event in screen.events].count(CREATED) == 1
 
 
+async def test_a_session_that_ends_while_the_outbox_takes_a_rating_says_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3: nobody would archive what is journaled after the end."""
+    config = SessionConfig(model="demo", avatar=AvatarOptions())
+    async with open_live(tmp_path, config) as (console, session, screen, item_id):
+        store = console.services.store
+        enqueue = store.enqueue
+
+        async def end_meanwhile(records: Sequence[bytes]) -> None:
+            monkeypatch.undo()
+            await enqueue(records)
+            session.lost(screen, by_choice=True)
+
+        monkeypatch.setattr(store, "enqueue", end_meanwhile)
+        answer = await console.post(PATH, ANNA, json=body(session.session_id, item_id))
+        await console.services.node.journal.flush()
+        entries = await store.journal(session.session_id, 0, 1000)
+        records = await taken(console)
+
+    assert answer.status_code == 201
+    assert CREATED not in [msgspec.json.decode(event)["type"] for entry in entries for event in entry.events]
+    [rating] = [record for record in records if isinstance(record, FeedbackRecord)]
+    assert (rating.item_id, rating.rating) == (item_id, "up")
+
+
+async def test_a_session_that_comes_back_while_a_rating_is_checked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: a later return over a gap must not bring back what was there before."""
+    config = SessionConfig(model="demo", avatar=AvatarOptions(), resumption=ResumptionOptions(enabled=True))
+    async with open_live(tmp_path, config) as (console, session, screen, item_id):
+        session.end("disconnected")
+        node, store = console.services.node, console.services.store
+        await node.journal.flush()
+        enqueue = store.enqueue
+        second = Screen()
+
+        async def resume_meanwhile(records: Sequence[bytes]) -> None:
+            monkeypatch.undo()
+            resumed = await node.resume(session.session_id, user_id="anna", client_id="kiosk")
+            resumed.attach(second, after=4711)
+            await enqueue(records)
+
+        monkeypatch.setattr(store, "enqueue", resume_meanwhile)
+        answer = await console.post(PATH, ANNA, json=body(session.session_id, item_id))
+        told = await second.until(CREATED)
+        resumed = node.find(session.session_id)
+        assert resumed is not None
+        resumed.end("disconnected")
+
+    assert told["feedback"] == answer.json()["feedback"]
+
+
 async def test_a_plain_client_hears_nothing_of_a_rating_over_rest(tmp_path: Path) -> None:
     """P1."""
     async with open_live(tmp_path, SessionConfig(model="demo")) as (console, session, screen, item_id):
@@ -314,6 +368,8 @@ async def test_an_answer_that_streams_elsewhere_is_rated_by_what_its_client_has_
     """How long it is by now only its node knows."""
     async with open_stored(tmp_path, said("", status="in_progress")) as console:
         assert (await rate(console, start=0, end=5)).status_code == 201
+        # No column holds it: it would be acknowledged and then buried.
+        assert problem(await rate(console, start=0, end=2**31)) == (400, "integer_above_max_value", "feedback.end")
 
 
 async def test_an_answer_that_was_cut_is_rated_by_what_was_said(tmp_path: Path) -> None:
@@ -339,6 +395,7 @@ MALFORMED: list[tuple[object, str, str | None]] = [
     (body(comment="x" * 2001), "string_above_max_length", "feedback.comment"),
     (body(start=3), "missing_required_parameter", "feedback.end"),
     (body(rated_at_ms=-1), "integer_below_min_value", "feedback.rated_at_ms"),
+    (body(start=0, end=2**31), "integer_above_max_value", "feedback.end"),
     (body(item_id="x" * 65), "string_above_max_length", "item_id"),
     (body(item_id=""), "string_below_min_length", "item_id"),
 ]

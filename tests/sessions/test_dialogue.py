@@ -522,6 +522,7 @@ def test_an_item_put_first_is_saved_and_moves_no_other() -> None:
         ({"item": user_item(id="")}, "invalid_value", "item.id"),
         ({"item": user_item(id="a\u0000b")}, "invalid_value", "item.id"),
         ({"item": user_item(id="x" * 65)}, "string_above_max_length", "item.id"),
+        ({"item": user_item(id="mine ")}, "invalid_value", "item.id"),
         ({"item": user_item("x" * 101)}, "string_above_max_length", "item"),
         (
             {"item": {"type": "message", "role": "user", "content": [{"type": "output_text", "text": "x"}]}},

@@ -55,6 +55,18 @@ async def test_a_rating_is_stored_as_it_was_given(database: Database) -> None:
     assert (row["rated_at"], row["received_at"]) == (utc_time(CREATED_MS + 3000), utc_time(CREATED_MS + 3020))
 
 
+async def test_who_is_called_like_another_but_for_a_space_sees_only_its_own(database: Database) -> None:
+    """P7: for MySQL's collations the two names are one."""
+    session_id = new_id("sess")
+    other = make_feedback(session_id, item_id="item_2", user_id="anna ", comment="not for anna")
+    mine = make_feedback(session_id, item_id="item_4", user_id="anna")
+    await write(database, [make_session(session_id), other, mine])
+
+    page = await find_feedback(database, FeedbackFilter(user_id="anna"), limit=10)
+
+    assert [found.feedback_id for found in page.rows] == [mine.feedback_id]
+
+
 def changes_of_mind(session_id: str) -> list[FeedbackRecord]:
     """One user's, in their true order; the last one was chosen last."""
     later = CREATED_MS + 9000

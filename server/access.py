@@ -12,6 +12,7 @@ from sessions.store import Store
 
 STAFF: frozenset[Role] = frozenset({"support", "admin"})
 ALL_CLIENTS_SCOPE = "client:*"
+PERSONAL_DATA_SCOPE = "personal_data"
 _CLIENT_SCOPE = "client:"
 
 Fact = str | int | float | bool | None
@@ -29,9 +30,13 @@ class Sight(Struct, frozen=True):
 
 
 class Access(Struct, frozen=True):
-    """The rules. `private_clients`: digital humans whose sessions support sees only where its token names them in a scope."""
+    """The rules. `private_clients`: digital humans whose sessions support sees only where its token names them in a scope.
+
+    `masks_personal_data`: of what others said, nobody sees personal data without the scope for it, admins included.
+    """
 
     private_clients: frozenset[str] = frozenset()
+    masks_personal_data: bool = False
 
     def may_see(self, principal: Principal, *, user_id: str, client_id: str) -> bool:
         """Whether the principal may look at a session of that user with that digital human; if not, it is to be told of none."""
@@ -46,6 +51,10 @@ class Access(Struct, frozen=True):
             or ALL_CLIENTS_SCOPE in principal.scopes
             or client_id in _named_clients(principal)
         )
+
+    def is_masked(self, principal: Principal, *, user_id: str | None = None) -> bool:
+        """Whether personal data in what that user said, None: in what anybody said, is not for the principal."""
+        return self.masks_personal_data and principal.subject != user_id and PERSONAL_DATA_SCOPE not in principal.scopes
 
     def sight(self, principal: Principal) -> Sight:
         """What `may_see` allows among the sessions of others; a user sees only its own."""

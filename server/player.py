@@ -13,6 +13,7 @@ import structlog
 from msgspec import UNSET, Struct
 
 from persistence.errors import PersistenceError
+from persistence.masked_events import masked_events
 from persistence.part import JournalEvent
 from persistence.recording import Edge, Extent, Recorded, Recording
 from server.feed import Connection
@@ -296,6 +297,7 @@ class Player:
             is_live=self._is_live,
             restarted=is_restarted,
             holes=tuple(GapObject(hole.first, hole.last, hole.reason) for hole in holes),
+            masked=True if self._view is masked_events else UNSET,
         )
         self._send(encode_replay_event(ReplayUpdated(new_id("event_"), replay)))
 

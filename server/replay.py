@@ -107,7 +107,7 @@ class ReplayVisit:
             extent,
             self._protocol,
             asked,
-            view=view_of(principal, extent.meta),
+            view=view_of(services.access, principal, extent.meta),
             now_ms=services.node.now_ms,
             now_s=loop.time,
         )

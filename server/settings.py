@@ -275,6 +275,13 @@ class Settings(BaseSettings):
         (),
         description="digital humans whose sessions support sees only with the scope client:<name>; client:* is not enough",
     )
+    mask_personal_data: bool = Field(
+        default_factory=lambda data: data.get("environment") == "production",
+        description=(
+            "support and admins see others' e-mail addresses, numbers and ids masked unless their token has the scope personal_data,"
+            " and nobody can search for them; default true in production"
+        ),
+    )
 
     max_sessions: Count = Field(2_000, description="live sessions on one node; more are refused with 503")
     max_connections_per_user: Count = Field(20, description="connections of one user on one node")

@@ -13,8 +13,9 @@ import structlog
 from engine.base import Engine
 from persistence.archive import Archive, open_archive
 from persistence.database import Database, open_database
+from persistence.masking import mask
 from persistence.recording import Recording
-from persistence.summarizer import Summarizer
+from persistence.summarizer import Summarizer, unmasked
 from persistence.writer import Writer
 from server.access import Access, AuditTrail
 from server.admission import Admission
@@ -60,7 +61,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             )
             await stack.enter_async_context(running_writer(writer, store))
             checks["writer"] = _failure_check(writer.failure)
-            await stack.enter_async_context(running_beside(Summarizer(database, now_ms=now_ms)))
+            await stack.enter_async_context(running_beside(_summarizer(settings, database)))
             if deliverer := make_deliverer(settings, database, now_ms=now_ms):
                 await stack.enter_async_context(running_beside(deliverer))
                 checks["webhook"] = _failure_check(deliverer.failure)
@@ -108,7 +109,7 @@ async def run_writer(settings: Settings) -> None:
         writer = Writer(
             store, database, archive, consumer=consumer, announce=announcing(settings, now_ms=now_ms), now_ms=now_ms
         )
-        workers: list[Worker] = [writer, Summarizer(database, now_ms=now_ms)]
+        workers: list[Worker] = [writer, _summarizer(settings, database)]
         if deliverer := make_deliverer(settings, database, now_ms=now_ms):
             workers.append(deliverer)
 
@@ -121,6 +122,10 @@ async def run_writer(settings: Settings) -> None:
         async with asyncio.TaskGroup() as tasks:
             for worker in workers:
                 tasks.create_task(worker.run())
+
+
+def _summarizer(settings: Settings, database: Database) -> Summarizer:
+    return Summarizer(database, mask=mask if settings.mask_personal_data else unmasked, now_ms=now_ms)
 
 
 def make_store(settings: Settings) -> Store:
@@ -230,7 +235,7 @@ async def _services(
         database=database,
         archive=archive,
         recording=Recording(store, database, archive),
-        access=Access(frozenset(settings.private_clients)),
+        access=Access(frozenset(settings.private_clients), masks_personal_data=settings.mask_personal_data),
         audit=AuditTrail(store, now_ms=now_ms),
         models={served: served} | {alias: name or served for alias, name in settings.model_aliases.items()},
         served_model=served,

@@ -36,7 +36,10 @@ class GapObject(Struct, frozen=True):
 
 
 class ReplayObject(Struct, frozen=True, kw_only=True):
-    """A replay as its viewer sees it. `restarted`: what was shown before is void; all up to `position` follows at once."""
+    """A replay as its viewer sees it. `restarted`: what was shown before is void; all up to `position` follows at once.
+
+    `masked`: personal data in the events is covered.
+    """
 
     object: Literal["avatar.replay"] = "avatar.replay"
     session_id: str
@@ -50,6 +53,7 @@ class ReplayObject(Struct, frozen=True, kw_only=True):
     is_live: bool
     restarted: bool
     holes: tuple[GapObject, ...]
+    masked: Literal[True] | UnsetType = UNSET
 
 
 class ReplayUpdated(Struct, frozen=True, tag_field="type", tag="avatar.replay.updated"):

@@ -11,6 +11,7 @@ from server.api.answer import answer
 from server.api.caller import ADMINS, caller
 from server.api.cursor import decode_cursor, encode_cursor
 from server.api.query import Id, Limit, Name, query_of
+from server.personal_data import mask_audit
 from server.services import services_of
 
 PATH = "/v1/audit"
@@ -56,6 +57,9 @@ async def _list(request: Request) -> Response:
     detail = {"actor": asked.actor, "action": asked.action, "limit": asked.limit}
     await services.audit.write(principal, "audit.read", session_id=asked.session_id, detail=detail)
     shown = rows[: asked.limit]
+    if services.access.is_masked(principal):
+        # What was searched for may be what somebody said.
+        shown = [mask_audit(row) for row in shown]
     has_more = len(rows) > len(shown)
     return answer(_Page(list(map(_entry, shown)), encode_cursor(shown[-1].number, of=_LIST) if has_more else None))
 

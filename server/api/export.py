@@ -6,22 +6,24 @@ from typing import Literal
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
 from persistence.errors import ArchiveUnavailable, DatabaseUnavailable
-from persistence.part import encode_line
-from persistence.recording import Hole, Recorded
+from persistence.part import JournalEvent, encode_line
+from persistence.recording import Hole
 from persistence.summaries import Summary
 from server.api.answer import HEADERS
 from server.api.caller import caller
 from server.api.query import Nothing, query_of
 from server.api.subject import audited, subject_of
 from server.api.summary import summary_of
+from server.personal_data import mask_summary
 from server.services import services_of
+from server.view import Stream, view_of
 from sessions.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -33,6 +35,7 @@ _CHUNK_BYTES = 64 * 1024
 
 class _First(Struct, frozen=True):
     session: Summary
+    masked: Literal[True] | UnsetType = UNSET
 
 
 class _Gap(Struct, frozen=True):
@@ -62,7 +65,11 @@ async def _export(request: Request) -> Response:
     await services.recording.extent(session_id)
     await audited(services, principal, subject, "session.export")
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{session_id}.jsonl"'}
-    lines = _lines(summary, services.recording.events(session_id))
+    recorded = view_of(services.access, principal, subject.meta)(services.recording.events(session_id))
+    if services.access.is_masked(principal, user_id=subject.meta.user_id):
+        lines = _lines(_First(mask_summary(summary), masked=True), recorded)
+    else:
+        lines = _lines(_First(summary), recorded)
     return _PiecewiseResponse(_chunks(lines), headers=headers, media_type=MEDIA_TYPE)
 
 
@@ -78,8 +85,8 @@ class _PiecewiseResponse(StreamingResponse):
             await super().stream_response(send)
 
 
-async def _lines(summary: Summary, recorded: AsyncGenerator[Recorded, None]) -> AsyncGenerator[bytes, None]:
-    yield msgspec.json.encode(_First(summary))
+async def _lines(first: _First, recorded: Stream) -> AsyncGenerator[bytes, None]:
+    yield msgspec.json.encode(first)
     num_events, num_holes = 0, 0
     try:
         async with aclosing(recorded):
@@ -87,11 +94,11 @@ async def _lines(summary: Summary, recorded: AsyncGenerator[Recorded, None]) -> 
                 if isinstance(found, Hole):
                     num_holes += 1
                     yield msgspec.json.encode(_Gap(found))
-                else:
+                elif isinstance(found, JournalEvent):
                     num_events += 1
                     yield encode_line(found)
     except (StoreUnavailable, DatabaseUnavailable, ArchiveUnavailable) as trouble:
-        _log.warning("export.cut_short", session_id=summary.session_id, reason=type(trouble).__name__)
+        _log.warning("export.cut_short", session_id=first.session.session_id, reason=type(trouble).__name__)
         yield msgspec.json.encode(_Last(_End(num_events, False, "unavailable")))
         return
     yield msgspec.json.encode(_Last(_End(num_events, num_holes == 0)))

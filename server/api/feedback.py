@@ -18,6 +18,7 @@ from server.api.query import Id, Limit, Milliseconds, Name, body_of, query_of
 from server.api.subject import find_subject
 from server.auth import Principal, Role
 from server.late_rating import AnswerNotFound, rate
+from server.personal_data import mask_feedback
 from server.problems import problem_response
 from server.services import Services, services_of
 from sessions.client_events import NewFeedback
@@ -107,7 +108,9 @@ async def _list(request: Request) -> Response:
         filters = {name: value for name, value in msgspec.to_builtins(asked).items() if value is not None}
         await services.audit.write(principal, "feedback.list", session_id=asked.session_id, detail=filters)
     goes_on = None if page.next is None else encode_cursor(page.next, of=_LIST)
-    return answer(_Page(page.rows, has_more=goes_on is not None, next=goes_on))
+    is_masked = services.access.is_masked(principal)
+    rows = tuple(mask_feedback(row) if is_masked and row.user_id != principal.subject else row for row in page.rows)
+    return answer(_Page(rows, has_more=goes_on is not None, next=goes_on))
 
 
 async def _create(request: Request) -> Response:

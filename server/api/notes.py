@@ -13,6 +13,7 @@ from server.api.caller import caller
 from server.api.query import Nothing, body_of, query_of
 from server.api.subject import audited, subject_of
 from server.identifiers import new_id
+from server.personal_data import mask_note
 from server.services import services_of
 from sessions.records import NoteRecord, encode_record
 from sessions.wire_errors import BadEvent
@@ -43,6 +44,8 @@ async def _list(request: Request) -> Response:
     query_of(request, Nothing)
     subject = await subject_of(request, services, principal)
     found = await notes_of_session(services.database, subject.meta.session_id)
+    if services.access.is_masked(principal, user_id=subject.meta.user_id):
+        found = tuple(map(mask_note, found))
     await audited(services, principal, subject, "session.view", part="notes")
     return answer(_Notes(list(found)))
 

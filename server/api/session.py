@@ -1,5 +1,6 @@
 """`GET /v1/sessions/{id}`: one session with all that is known of it; `GET …/prompts/{response_id}`: a prompt of a long one's."""
 
+import asyncio
 import re
 
 import msgspec
@@ -13,6 +14,7 @@ from server.api.caller import caller
 from server.api.query import Nothing, query_of
 from server.api.subject import audited, subject_of
 from server.api.whole_session import whole_session
+from server.personal_data import mask_prompt, mask_session
 from server.problems import problem_response
 from server.services import services_of
 
@@ -26,6 +28,8 @@ async def _show(request: Request) -> Response:
     query_of(request, Nothing)
     subject = await subject_of(request, services, principal)
     found = await whole_session(services, subject.meta)
+    if services.access.is_masked(principal, user_id=subject.meta.user_id):
+        found = await asyncio.to_thread(mask_session, found)
     audit_id = await audited(services, principal, subject, "session.view")
     return answer(msgspec.structs.replace(found, audit_id=audit_id))
 
@@ -40,6 +44,8 @@ async def _show_prompt(request: Request) -> Response:
     found = await find_prompt(services.database, subject.meta.session_id, response_id) if is_id else None
     if found is None:
         return problem_response(404, "not_found", "No prompt of such an answer is kept.")
+    if services.access.is_masked(principal, user_id=subject.meta.user_id):
+        found = await asyncio.to_thread(mask_prompt, found)
     await audited(services, principal, subject, "session.view", part="prompt", response_id=response_id)
     return answer(found)
 

@@ -3,11 +3,13 @@
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from persistence.first_texts import first_texts
+from persistence.masking import BULLET, mask
 from persistence.search import SessionFilter, find_sessions
 from persistence.summaries import Summary
 from server.access import Access
@@ -16,7 +18,8 @@ from server.api.caller import EVERYONE, caller
 from server.api.cursor import decode_cursor, encode_cursor
 from server.api.query import Limit, Milliseconds, Name, query_of
 from server.auth import Principal
-from server.services import services_of
+from server.personal_data import mask_summary
+from server.services import Services, services_of
 from sessions.wire_errors import BadEvent
 
 PATH = "/v1/sessions"
@@ -41,11 +44,15 @@ class _Query(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class _Page(Struct, frozen=True):
-    """`searched_to_ms`: all sessions since then were looked at; None once all were. `next` then goes on before it."""
+    """`searched_to_ms`: all sessions since then were looked at; None once all were. `next` then goes on before it.
+
+    `masked`: personal data in it is covered.
+    """
 
     data: list[Summary]
     next: str | None
     searched_to_ms: int | None
+    masked: Literal[True] | UnsetType = UNSET
 
 
 async def _list(request: Request) -> Response:
@@ -62,7 +69,25 @@ async def _list(request: Request) -> Response:
     if principal.role != "user":
         await services.audit.write(principal, "session.search", detail=_detail(asked))
     next_page = None if page.next is None else encode_cursor(page.next, of=_LIST)
-    return answer(_Page(page.data, next_page, page.searched_to_ms))
+    shown = await _shown(services, principal, page.data)
+    is_masked = services.access.is_masked(principal) and principal.role != "user"
+    return answer(_Page(shown, next_page, page.searched_to_ms, True if is_masked else UNSET))
+
+
+async def _shown(services: Services, principal: Principal, found: list[Summary]) -> list[Summary]:
+    """The sessions as the principal may see them. What is kept for lists has no personal data, so that nobody can search for any."""
+    access = services.access
+    masked = {each.session_id for each in found if access.is_masked(principal, user_id=each.user_id)}
+    texts = await first_texts(
+        services.database,
+        [each.session_id for each in found if each.session_id not in masked and BULLET in (each.first_text or "")],
+    )
+    return [
+        mask_summary(each)
+        if each.session_id in masked
+        else msgspec.structs.replace(each, first_text=texts.get(each.session_id, each.first_text))
+        for each in found
+    ]
 
 
 def _filter(asked: _Query, principal: Principal, access: Access) -> SessionFilter | None:
@@ -77,7 +102,8 @@ def _filter(asked: _Query, principal: Principal, access: Access) -> SessionFilte
         model=asked.model,
         status=asked.status,
         rating=asked.rating,
-        text=asked.text,
+        # What was kept before personal data was masked is not found by it either.
+        text=mask(asked.text) if asked.text is not None and access.is_masked(principal) else asked.text,
         from_ms=asked.from_ms,
         to_ms=asked.to_ms,
         min_first_token_ms=asked.min_first_token_ms,

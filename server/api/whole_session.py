@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from persistence.errors import ArchiveUnavailable
 from persistence.feedback import StoredFeedback, feedback_of_session
@@ -71,7 +71,10 @@ class AnswerView(Struct, frozen=True, kw_only=True):
 
 
 class WholeSession(Struct, frozen=True, kw_only=True):
-    """The answer. `extent` is None while the archive cannot be reached; `warnings` say what is not as it should be."""
+    """The answer. `extent` is None while the archive cannot be reached; `warnings` say what is not as it should be.
+
+    `masked`: personal data in it is covered.
+    """
 
     session: Summary
     extent: ExtentView | None
@@ -81,6 +84,7 @@ class WholeSession(Struct, frozen=True, kw_only=True):
     notes: Sequence[StoredNote]
     warnings: list[Warning]
     audit_id: str | None = None
+    masked: Literal[True] | UnsetType = UNSET
 
 
 async def whole_session(services: Services, meta: SessionMeta) -> WholeSession:

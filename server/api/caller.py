@@ -1,10 +1,13 @@
 """Who calls a route of the API: the principal of the request's token, if its role may."""
 
+import math
+import time
 from collections.abc import Collection
 
 from starlette.requests import Request
 
 from server.access import STAFF
+from server.admission import TooManyCalls
 from server.auth import AuthError, Principal, Role, credentials
 from server.services import services_of
 
@@ -13,11 +16,18 @@ ADMINS: frozenset[Role] = frozenset({"admin"})
 
 
 async def caller(request: Request, roles: Collection[Role] = STAFF) -> Principal:
-    """The principal; `AuthError` when there is none, or it is of another role.
+    """The principal; `AuthError` when there is none, it is of another role, or it calls too fast.
 
     No origin is checked: a browser adds no token by itself, and no page of a stranger's is let see an answer (no CORS headers).
     """
-    principal = await services_of(request).authenticator.authenticate(credentials(request.scope).token)
+    services = services_of(request)
+    principal = await services.authenticator.authenticate(credentials(request.scope).token)
+    try:
+        services.admission.call(user_id=principal.subject, now_s=time.monotonic())
+    except TooManyCalls as refusal:
+        # Nobody is named to the request log either: it goes to the outbox too.
+        retry_after_s = math.ceil(refusal.retry_after_s)
+        raise AuthError("rate_limit_exceeded", str(refusal), status=429, retry_after_s=retry_after_s) from None
     request.state.user_id = principal.subject
     if principal.role not in roles:
         # The same for every id that may be asked for, so it tells of none.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.admission import Admission, TooManyConnections
+from server.admission import CALLS_BURST, CALLS_PER_S, Admission, TooManyCalls, TooManyConnections
 
 
 def test_a_user_holds_so_many_connections_and_no_more() -> None:
@@ -71,3 +71,17 @@ def test_any_coming_and_going_keeps_the_bounds(steps: list[tuple[bool, str, str]
     for name in ("a", "b"):
         admission.admit(user_id=name, address=name)
         admission.admit(user_id=name, address=name)
+
+
+def test_a_user_calls_so_fast_and_no_faster_and_others_do_not_feel_it() -> None:
+    admission = Admission(max_per_user=0, max_per_address=0)
+    for _ in range(CALLS_BURST):
+        admission.call(user_id="ann", now_s=100.0)
+
+    for _ in range(3):
+        with pytest.raises(TooManyCalls) as refusal:
+            admission.call(user_id="ann", now_s=100.0)
+    admission.call(user_id="bob", now_s=100.0)
+    admission.call(user_id="ann", now_s=100.001 + refusal.value.retry_after_s)
+
+    assert refusal.value.retry_after_s == pytest.approx(1 / CALLS_PER_S)

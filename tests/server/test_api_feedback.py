@@ -294,7 +294,7 @@ async def test_a_session_that_comes_back_while_a_rating_is_checked_is_told(
 ) -> None:
     """P4: a later return over a gap must not bring back what was there before."""
     config = SessionConfig(model="demo", avatar=AvatarOptions(), resumption=ResumptionOptions(enabled=True))
-    async with open_live(tmp_path, config) as (console, session, screen, item_id):
+    async with open_live(tmp_path, config) as (console, session, _, item_id):
         session.end("disconnected")
         node, store = console.services.node, console.services.store
         await node.journal.flush()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from server import admission
 from tests.server.console import open_console, token
 from tests.server.test_auth import ED, jwk
 
@@ -26,6 +27,26 @@ async def test_a_token_is_told_who_it_is(tmp_path: Path) -> None:
     assert 590 <= me["expires_at"] - time.time() <= 600
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_who_calls_too_fast_is_told_when_to_call_again_and_adds_nothing_to_what_all_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P7: the outbox that one fills up is everybody's."""
+    monkeypatch.setattr(admission, "CALLS_BURST", 3)
+    monkeypatch.setattr(admission, "CALLS_PER_S", 0.01)
+    async with open_console(tmp_path, writer="none") as console:
+        answers = [await console.get("/v1/sessions", token("ann", "support")) for _ in range(5)]
+        other = await console.get("/v1/me", token("bob", "user"))
+        await console.services.requests.flush()
+        pending = (await console.services.store.lag()).pending
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
+    assert 90 <= int(answers[-1].headers["retry-after"]) <= 100
+    assert other.status_code == 200
+    # Three looks of ann's with their requests, and bob's request.
+    assert pending == 7
 
 
 async def test_the_page_of_a_user_asks_for_no_role_and_can_ask_for_none_by_a_body(tmp_path: Path) -> None:

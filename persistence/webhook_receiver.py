@@ -24,6 +24,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 # What is read of an answer, so that its connection can be used again. An answer that is longer, or slow, costs its connection.
 _MAX_ANSWER_BYTES: Final = 16 * 1024
 _ANSWER_S: Final = 1.0
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 # Of a name with several addresses, one that is dead leaves time for the next.
 _CONNECT_S: Final = 5.0
 
@@ -79,8 +80,8 @@ class Receiver:
         return [address for address in await self._resolve(host, port) if self._is_permitted(address)]
 
     def _is_permitted(self, address: Address) -> bool:
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        return (mapped.is_global and not mapped.is_multicast) or any(mapped in network for network in self._networks)
+        end = _end_of_tunnel(address)
+        return (end.is_global and not end.is_multicast) or any(end in network for network in self._networks)
 
     async def _post_to(self, address: Address, body: bytes, headers: Mapping[str, str]) -> Answer:
         # The certificate and the host are those of the name; only the way there is by the address.
@@ -99,6 +100,14 @@ class Receiver:
         finally:
             await response.aclose()
         return _answer(response)
+
+
+def _end_of_tunnel(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for, where it does. Source: RFC 4291, 2.5.5.2; RFC 3056; RFC 6052."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    translated = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
+    return address.ipv4_mapped or address.sixtofour or translated or address
 
 
 async def _read_a_little(response: httpx.Response) -> None:

@@ -319,7 +319,10 @@ class Settings(BaseSettings):
     feedback_webhook_url: Annotated[str, AfterValidator(receiver_url)] | None = Field(
         None,
         repr=False,
-        description="is told of each new, changed and withdrawn rating, at least once, in production by https; no redirect is followed",
+        description=(
+            "is told of each new, changed and withdrawn rating, at least once, in production by https, no redirect followed;"
+            " personal data in it is masked where FLUEMAN_MASK_PERSONAL_DATA is true"
+        ),
     )
     feedback_webhook_secret: Annotated[SecretStr, AfterValidator(signing_secret)] | None = Field(
         None,
@@ -330,7 +333,10 @@ class Settings(BaseSettings):
     )
     feedback_webhook_networks: Annotated[Names, AfterValidator(some_networks)] = Field(
         (),
-        description="private networks that the name in that URL may stand for, such as 10.1.0.0/16; an address in the URL needs none",
+        description=(
+            "private networks that the name in that URL may stand for, such as 10.1.0.0/16: others are refused;"
+            " an address in the URL itself needs none"
+        ),
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 
 from persistence.database import Database
+from persistence.masking import mask
+from persistence.summarizer import unmasked
 from persistence.webhook import Deliverer
 from persistence.webhook_changes import Announce, announce_nothing, announce_ratings
 from persistence.webhook_event import secret_key
@@ -27,5 +29,6 @@ def make_deliverer(settings: Settings, database: Database, *, now_ms: Callable[[
         database,
         open_receiver(url, networks=networks),
         key=secret_key(secret.get_secret_value()),
+        mask=mask if settings.mask_personal_data else unmasked,
         now_ms=now_ms,
     )

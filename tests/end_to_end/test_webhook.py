@@ -43,11 +43,12 @@ async def test_a_rating_on_the_wire_reaches_the_receiver_signed_and_whole(backen
     """With the writer in the server; and the server says so while the receiver fails, and goes on."""
     async with fake_receiver() as receiver:
         receiver.behave = [answering("500 No")]
-        node = FluemanProcess(tmp_path, settings_of(backends, receiver), "serve")
+        settings = settings_of(backends, receiver) | {"FLUEMAN_MASK_PERSONAL_DATA": "true"}
+        node = FluemanProcess(tmp_path, settings, "serve")
         with running(node):
             async with open_client(node.port, token_of("anna")) as client:
                 item_id = (await client.ask("[echo Hello there]"))["output"][0]["id"]
-                await rate(client, item_id, rating="down", reason="other", comment="zu laut 🙂")
+                await rate(client, item_id, rating="down", reason="other", comment="zu laut 🙂 a@b.example")
                 await receiver.until(1)
 
                 async def is_degraded() -> bool:
@@ -76,7 +77,7 @@ async def test_a_rating_on_the_wire_reaches_the_receiver_signed_and_whole(backen
     assert created["id"] == tries[-1].id
     assert (feedback["feedback_id"], feedback["session_id"]) == (rating_id, client.session_id)
     assert (feedback["item_id"], feedback["user_id"], feedback["role"]) == (item_id, "anna", "user")
-    assert (feedback["rating"], feedback["reason"], feedback["comment"]) == ("down", "other", "zu laut 🙂")
+    assert (feedback["rating"], feedback["reason"], feedback["comment"]) == ("down", "other", "zu laut 🙂 •••••••••••")
     assert (feedback["model"], feedback["persona"]) == ("demo", "kiosk")
     assert deleted["type"] == "feedback.deleted"
     assert deleted["data"]["feedback"]["feedback_id"] == rating_id

@@ -98,6 +98,25 @@ async def test_a_rating_that_is_not_stored_is_not_announced(database: Database) 
     assert await all_rows(database, feedback) == []
 
 
+async def test_a_writer_that_comes_in_between_does_not_make_a_change_pass_for_none(database: Database) -> None:
+    """P3: the receiver ends with what the tables have, whoever of two writers is first with the same rating."""
+    first = make_feedback(new_id("sess"), rating="up")
+    between = msgspec.structs.replace(first, rating="down", rated_ms=first.rated_ms + 1)
+    last = msgspec.structs.replace(first, rating="up", rated_ms=first.rated_ms + 2)
+    await write(database, [first])
+    await forget(database)
+
+    async with database.transaction() as connection, announce_ratings(connection, [last]):
+        other = asyncio.create_task(write(database, [between]))
+        # It must wait for us, which no event tells: it is given the time in which it would not have.
+        await asyncio.wait({other}, timeout=0.3)
+        await write_rows(connection, [last], is_mysql=database.is_mysql)
+    await other
+
+    assert [record.rating for record in await announced(database) or [first]] == ["up"]
+    assert [row["rating"] for row in await all_rows(database, feedback)] == ["up"]
+
+
 async def test_several_writers_at_once_announce_what_is_stored_in_the_end(database: Database) -> None:
     """P3: whoever comes first, and however often each comes."""
     session_id = new_id("sess")

@@ -61,6 +61,8 @@ async def post(url: str, **options: Any) -> Answer:
         "fd00:ec2::254",
         "::ffff:10.1.2.3",
         "::ffff:127.0.0.1",
+        "2002:a9fe:a9fe::1",
+        "64:ff9b::a9fe:a9fe",
         "ff02::1",
     ],
 )

@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="0.1 to 100 times its pace, default 1")
     replay.add_argument("--max-silence-ms", type=_count, metavar="N", help="cut longer silences to that")
     replay.add_argument("--jsonl", action="store_true", help="one JSON line an event, without waiting")
+    replay.add_argument("--mask", action="store_true", help="cover personal data, as support sees it")
     replay.set_defaults(command=_replay)
 
     outbox = commands.add_parser(
@@ -192,6 +193,7 @@ def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
         speed=arguments.speed,
         max_silence_ms=arguments.max_silence_ms,
         as_json=arguments.jsonl,
+        is_masked=arguments.mask,
     )
     try:
         holes = asyncio.run(replay(settings, wanted, sys.stdout))

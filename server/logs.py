@@ -1,6 +1,7 @@
 """Logs: one JSON line an event on standard output, uvicorn's and every library's through the same processors.
 
 Whoever logs leaves out texts, tokens and query strings; what looks like a token is struck out here once more, in case one forgot.
+A user may be known by an address or a telephone number: it is masked.
 """
 
 import logging
@@ -10,6 +11,8 @@ from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from persistence.masking import mask
 
 REDACTED = "[redacted]"
 
@@ -57,6 +60,8 @@ def _escape(match: re.Match[str]) -> str:
 def clean_fields(logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:
     """structlog's processor that cleans every name and value of a line, to any depth; a trace keeps its lines."""
     trace = fields.pop("exception", None)
+    if isinstance(user_id := fields.get("user_id"), str):
+        fields["user_id"] = mask(user_id)
     cleaned: EventDict = {clean(str(name)): _clean_value(value) for name, value in fields.items()}
     if trace is not None:
         cleaned["exception"] = "\n".join(clean(line) for line in str(trace).split("\n"))

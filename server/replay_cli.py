@@ -15,12 +15,14 @@ from msgspec import Struct
 
 from persistence.archive import open_archive
 from persistence.database import open_database
+from persistence.masked_events import masked_events
 from persistence.part import JournalEvent, encode_line
 from persistence.recording import Edge, Extent, Hole, Recording
 from server.access import AuditTrail
 from server.auth import Principal
 from server.settings import Settings
 from server.transcript import Transcript
+from server.view import Stream
 from server.wiring import make_store, now_ms
 from sessions.playback import Playback
 
@@ -39,6 +41,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     speed: float
     max_silence_ms: int | None
     as_json: bool
+    is_masked: bool = False
 
 
 async def replay(settings: Settings, wanted: Wanted, out: TextIO) -> list[Hole]:
@@ -58,7 +61,7 @@ async def replay(settings: Settings, wanted: Wanted, out: TextIO) -> list[Hole]:
         # Whoever has the keys to the stores could do without us; this one is written down like any other.
         await AuditTrail(store, now_ms=now_ms).write(_operator(), "session.replay", session_id=wanted.session_id)
         if wanted.as_json:
-            return await _print_lines(recording, wanted.session_id, out)
+            return await _print_lines(_seen(recording.events(wanted.session_id), wanted), out)
         return await _perform(recording, extent, wanted, out)
 
 
@@ -79,15 +82,22 @@ def _operator() -> Principal:
     )
 
 
-async def _print_lines(recording: Recording, session_id: str, out: TextIO) -> list[Hole]:
+def _seen(stream: Stream, wanted: Wanted) -> Stream:
+    """Whole, unless it is for others' eyes: who has a shell here can read the stores."""
+    return masked_events(stream) if wanted.is_masked else stream
+
+
+async def _print_lines(events: Stream, out: TextIO) -> list[Hole]:
     holes = []
-    async with aclosing(recording.events(session_id)) as stream:
+    async with aclosing(events) as stream:
         async for found in stream:
             if isinstance(found, Hole):
                 holes.append(found)
                 line = b'{"hole":%b}' % msgspec.json.encode(found)
-            else:
+            elif isinstance(found, JournalEvent):
                 line = encode_line(found)
+            else:
+                continue
             print(line.decode(), file=out)
     return holes
 
@@ -97,7 +107,7 @@ async def _perform(recording: Recording, extent: Extent, wanted: Wanted, out: Te
     loop = asyncio.get_running_loop()
     playback = Playback(speed=wanted.speed, is_paused=False, max_silence_ms=wanted.max_silence_ms, now_s=loop.time())
     transcript, holes = Transcript(), []
-    async with aclosing(recording.follow(wanted.session_id)) as stream:
+    async with aclosing(_seen(recording.follow(wanted.session_id), wanted)) as stream:
         async for found in stream:
             match found:
                 case JournalEvent():

@@ -38,7 +38,7 @@
  *   rating: "up" | "down" | null, reason: string | null, comment: string | null, rated_ms: number }} Feedback
  * @typedef {{ note_id: string, author_id: string, text: string, position_ms: number | null, created_ms: number }} Note
  * @typedef {{ session: Summary, extent: Extent | null, turns: Turn[], answers: AnswerFacts[], feedback: Feedback[], notes: Note[],
- *   warnings?: string[] }} Detail   `extent` null: the recording cannot be asked now
+ *   warnings?: string[], masked?: true }} Detail   `extent` null: the recording cannot be asked now
  */
 
 import { address } from "./api.js";
@@ -232,13 +232,14 @@ class SessionView {
 
 /** Whose session it was, and whether all of it is there. @param {Detail} detail @param {HTMLElement} exporting */
 function headOf(detail, exporting) {
-  const { session, warnings } = detail;
+  const { session, warnings, masked } = detail;
   const extent = extentOf(detail);
   const { user_id: user, client_id: client, model, created_ms: createdMs, session_id: id } = session;
   const lengthMs = extent.last_ms - extent.first_ms;
   const facts = h("p", { class: "session-facts" }, when(createdMs), " · ", said(user), " with ", said(client), " · ", said(model), ` · ${duration(lengthMs)} · ${count(extent.num_events, "event")}`);
   const line = h("p", { class: "session-tools" }, extent.is_live ? badge("Live", "live") : null, h("code", {}, said(id)), exporting, h("a", { href: address("/console", { user }) }, "More of this user"));
   const nodes = [facts, line];
+  if (masked) nodes.push(h("p", { class: "fine" }, "Personal data is covered with •. A sign-in with the scope personal_data shows it."));
   if (warnings?.includes("archive_unavailable")) nodes.push(h("p", { class: "damage" }, icon(SHAPES.hole), " The archive cannot be reached now: what is known of the session is shown, and the replay may have to wait."));
   if (warnings?.includes("not_stored_yet")) nodes.push(h("p", { class: "fine" }, "Not all of this session is stored yet; its answers appear here a little later."));
   if (extent.holes.length > 0) {

@@ -20,7 +20,7 @@ from starlette.routing import Mount, Route
 from persistence.part import JournalEvent
 from server.app import create_app
 from server.settings import ROOT, load_settings
-from sessions.records import encode_record
+from sessions.records import Record, encode_record
 from sessions.sqlite_store import SqliteStore
 from sessions.store import Append, SessionMeta
 from tests.persistence.builders import (
@@ -139,7 +139,7 @@ async def fill(folder: Path) -> None:
     rated: dict[str, Any] = {"item_id": "item_2", "rated_ms": now_ms, "received_ms": now_ms}
     answer = f"Sure, the card is {ANSWERED}, and the cheesecake is 4,500원."
     call = {"type": "function_call", "id": "item_3", "arguments": msgspec.json.encode({"iban": CALLED}).decode()}
-    records = [
+    records: list[Record] = [
         make_session(SESSION_ID, user_id=USER, created_ms=now_ms, updated_ms=now_ms),
         turn,
         make_prediction(

@@ -31,6 +31,7 @@ from tests.persistence.builders import (
     new_id,
     settle,
 )
+from tests.plans import statements_of
 
 
 async def write(database: Database, records: Sequence[RowRecord]) -> None:
@@ -170,6 +171,20 @@ async def test_only_messages_of_an_answer_can_be_rated(database: Database) -> No
         ("item_2", prediction.response_id),
         ("item_3", prediction.response_id),
     ]
+
+
+async def test_what_is_no_answer_is_not_searched_for_in_all_that_was_said(database: Database) -> None:
+    """P7: whoever rates its own messages over and over must not keep the writer busy."""
+    session_id = new_id("sess")
+    said = [make_prediction(session_id, trace=make_trace()) for _ in range(3)]
+    await write(database, [make_session(session_id), *said])
+
+    seen = await statements_of(
+        database, lambda: write(database, [make_feedback(session_id, item_id="mine"), make_feedback(session_id)])
+    )
+
+    assert [row["item_id"] for row in await all_rows(database, answer_items)] == ["item_2"]
+    assert not [statement.sql for statement in seen if "output" in statement.sql]
 
 
 async def test_an_answer_that_a_release_before_ratings_stored_is_found_when_it_is_rated(database: Database) -> None:

@@ -1,8 +1,8 @@
 """Reads what people think of answers, each opinion with the answer it is about: its model, prompt and digital human."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, func, or_, select
 
 from persistence.database import Database
@@ -60,7 +60,7 @@ class FeedbackFilter(Struct, frozen=True, kw_only=True):
 class FeedbackPlace(Struct, frozen=True):
     """A place in the order of all feedback, newest first."""
 
-    rated_ms: int
+    rated_ms: Annotated[int, Meta(ge=0, lt=10**14)]
     feedback_id: str
 
 

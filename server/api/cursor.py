@@ -33,8 +33,8 @@ def decode_cursor(text: str, kind: type[T], *, of: str) -> T:
         place = msgspec.json.decode(data[_NUM_CHECK_BYTES:], type=kind)
     except (ValueError, msgspec.MsgspecError, RecursionError):
         raise _refusal() from None
-    # Written anew it must be the same, check and all: base64 has several spellings of its last character.
-    if encode_cursor(place, of=of) != text:
+    # Written anew it must be the same, check and all: base64 has several spellings of its last character. A number is one of a column's.
+    if encode_cursor(place, of=of) != text or (isinstance(place, int) and not 0 <= place < 2**63):
         raise _refusal()
     return place
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from starlette.requests import Request
 
+from persistence.feedback import FeedbackPlace
 from server.api.cursor import decode_cursor, encode_cursor
 from server.api.query import Limit, Milliseconds, Name, query_of
 from sessions.wire_errors import BadEvent
@@ -106,3 +107,20 @@ def test_what_never_was_a_cursor_of_this_list_is_refused(cursor: str) -> None:
         decode_cursor(cursor, Place, of="sessions")
 
     assert (refused.value.code, refused.value.param) == ("invalid_value", "after")
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        (2**63, int),
+        (-1, int),
+        ({"rated_ms": 10**20, "feedback_id": "fb_x"}, FeedbackPlace),
+        ({"rated_ms": -1, "feedback_id": "fb_x"}, FeedbackPlace),
+    ],
+)
+def test_a_place_that_no_column_holds_is_refused(place: object, kind: type[object]) -> None:
+    """The check of a cursor is no secret: a forged one is a mistake, not an outage."""
+    with pytest.raises(BadEvent) as refused:
+        decode_cursor(encode_cursor(place, of="sessions"), kind, of="sessions")
+
+    assert refused.value.param == "after"

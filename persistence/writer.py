@@ -30,6 +30,8 @@ from sessions.store import Delivery, Store
 
 T = TypeVar("T")
 
+# Of so many records it is known how often they were refused; most of these another writer has stored meanwhile.
+_MAX_REFUSED: Final = 10_000
 # A larger row may exceed `max_allowed_packet` once its quotes are escaped, which looks like a lost connection, for ever.
 _MAX_RECORD_BYTES: Final = 7 << 20
 
@@ -37,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 class WriterOptions(Struct, frozen=True, kw_only=True):
-    """How a writer takes and tries. `max_deliveries` bounds the tries of a record that is refused, not of one that waits.
+    """How a writer takes and tries. So many `max_refusals` by one writer bury a record; deliveries do not count: it may only have waited.
 
     After `num_patient_tries` a batch that fails while the database answers is taken apart, to find what it fails for.
     """
@@ -46,7 +48,7 @@ class WriterOptions(Struct, frozen=True, kw_only=True):
     wait_s: float = 1.0
     reclaim_every_s: float = 5.0
     min_idle_s: float = 30.0
-    max_deliveries: int = 5
+    max_refusals: int = 5
     first_delay_s: float = 0.1
     max_delay_s: float = 10.0
     num_patient_tries: int = 5
@@ -106,6 +108,7 @@ class Writer:
         self._now_ms = now_ms
         self._stopping = asyncio.Event()
         self._failing: dict[str, str] = {}
+        self._num_refusals: dict[str, int] = {}
         self._archives: asyncio.Queue[ArchiveDelivery | None] = asyncio.Queue()
         self._archiving: set[str] = set()
 
@@ -281,8 +284,12 @@ class Writer:
     async def _refuse(self, delivery: Delivery, error: Exception) -> None:
         """Leave the record for another try, or bury it when it had enough."""
         reason = _reason(error)
-        tries = {"receipt": delivery.receipt, "num_deliveries": delivery.num_deliveries, "reason": reason}
-        if delivery.num_deliveries < self._options.max_deliveries:
+        num_refusals = self._num_refusals.pop(delivery.receipt, 0) + 1
+        tries = {"receipt": delivery.receipt, "num_refusals": num_refusals, "reason": reason}
+        if num_refusals < self._options.max_refusals:
+            self._num_refusals[delivery.receipt] = num_refusals
+            if len(self._num_refusals) > _MAX_REFUSED:
+                del self._num_refusals[next(iter(self._num_refusals))]
             self.figures.num_refused += 1
             log.warning("record_refused", **tries)
             return

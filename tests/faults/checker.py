@@ -199,8 +199,8 @@ class Session:
 
 
 def _whole(evidence: Evidence) -> Iterator[Complaint]:
-    if evidence.num_dead:
-        yield Complaint("lost", "", f"{evidence.num_dead} records are dead letters")
+    for letter in evidence.dead:
+        yield Complaint("lost", "", f"a dead letter: {letter}")
     if evidence.num_waiting:
         yield Complaint("stuck", "", f"{evidence.num_waiting} records still wait in the outbox: {evidence.waiting}")
     for key in evidence.leaked_keys:

@@ -20,6 +20,7 @@ _PREDICTIONS = (
     " FROM predictions p LEFT JOIN heard h ON h.session_id = p.session_id AND h.response_id = p.response_id"
 )
 _MOST_SHOWN = 5
+_DEAD = "SELECT error, record FROM dead_letters ORDER BY id"
 _ARCHIVED = "SELECT session_id, first_sequence, last_sequence FROM archives WHERE stored_at IS NOT NULL ORDER BY 1, 2"
 
 
@@ -62,7 +63,7 @@ class Evidence(Struct):
     parts: list[Part]
     num_waiting: int = 0
     waiting: tuple[str, ...] = ()
-    num_dead: int = 0
+    dead: tuple[str, ...] = ()
     leaked_keys: tuple[str, ...] = ()
 
 
@@ -88,9 +89,10 @@ def gather_embedded(data_dir: Path) -> Evidence:
     with closing(sqlite3.connect(data_dir / "flueman.db")) as tables:
         evidence = _of_tables(lambda query: tables.execute(query).fetchall(), data_dir / "archive")
     with closing(sqlite3.connect(data_dir / "sessions.db")) as store:
-        [(evidence.num_waiting, evidence.num_dead, num_events)] = store.execute(
-            "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM dead_letters), (SELECT count(*) FROM journal)"
+        [(evidence.num_waiting, num_events)] = store.execute(
+            "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM journal)"
         )
+        evidence.dead = tuple(f"{error} {record!r}" for error, record in store.execute(_DEAD))
         evidence.leaked_keys = ("journal",) if num_events else ()
     return evidence
 
@@ -131,7 +133,7 @@ def _read_redis(fleet: Fleet, evidence: Evidence) -> None:
                 evidence.num_waiting += len(waiting)
                 evidence.waiting += waiting[:_MOST_SHOWN]
             elif key.endswith(":dead"):
-                evidence.num_dead += int(connection.xlen(key))
+                evidence.dead += _dead(connection, key)
             elif key.endswith(":owners"):
                 num_owners = int(connection.zcard(key))
                 if num_owners > len(fleet.named("node")):
@@ -139,6 +141,12 @@ def _read_redis(fleet: Fleet, evidence: Evidence) -> None:
             elif key.endswith(":journal") or int(connection.pttl(key)) < 0:
                 leaked.append(key)
     evidence.leaked_keys = tuple(leaked)
+
+
+def _dead(connection: redis.Redis, letters: str) -> tuple[str, ...]:
+    """The dead letters, each with the error that it was buried for."""
+    entries: Any = connection.xrange(letters)
+    return tuple(f"{fields[b'error']} after {fields[b'deliveries']} {fields[b'record']}" for _, fields in entries)
 
 
 def _waiting(connection: redis.Redis, outbox: str) -> tuple[str, ...]:

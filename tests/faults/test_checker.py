@@ -50,7 +50,7 @@ def without_tail(evidence: Evidence) -> None:
 
 
 def with_dead_letter(evidence: Evidence) -> None:
-    evidence.num_dead = 1
+    evidence.dead = ("PoisonRecord",)
 
 
 @pytest.mark.parametrize("harm", [without_turn, without_prediction, without_object, without_tail, with_dead_letter])

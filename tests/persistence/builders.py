@@ -36,7 +36,7 @@ from sessions.store import Append, Delivery, SessionMeta, Store
 # 2026-11-22T23:59:58.123Z
 CREATED_MS = 1_795_391_998_123
 IMPATIENT = WriterOptions(
-    wait_s=0.05, reclaim_every_s=0.05, min_idle_s=0.1, max_deliveries=2, first_delay_s=0.02, max_delay_s=0.1
+    wait_s=0.05, reclaim_every_s=0.05, min_idle_s=0.1, max_refusals=2, first_delay_s=0.02, max_delay_s=0.1
 )
 
 

@@ -157,6 +157,31 @@ async def test_json_that_only_this_database_refuses_is_stored_and_read_back_unch
     assert rated.response_id == prediction.response_id
 
 
+async def test_a_record_that_only_waited_long_is_not_buried_for_its_first_refusal(
+    store: Store, database: Database, folder: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3: writers died with it again and again, or what it needs was away."""
+    turn = make_turn(new_id("sess"), 1)
+    await enqueue(store, [turn])
+    await store.take("dead", 100, 0)
+    for _ in range(10):
+        await store.reclaim("dead", 100, 0)
+    healthy, num_tries = persistence.columns.turn_row, 0
+
+    def buggy_at_first(record: TurnRecord) -> Row:
+        nonlocal num_tries
+        num_tries += 1
+        if num_tries == 1:
+            raise RuntimeError("the handler is closed")
+        return healthy(record)
+
+    monkeypatch.setattr(persistence.columns, "turn_row", buggy_at_first)
+
+    watched = await settle(store, database, folder, 1)
+
+    assert (len(watched.acknowledged), watched.buried) == (1, [])
+
+
 async def test_a_record_that_brings_out_a_bug_is_buried_and_stops_nobody(
     sqlite_store: Store, database: Database, folder: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +232,7 @@ async def test_a_record_that_the_database_fails_for_without_a_reason_holds_up_no
         await watched.until_settled(len(records))
         # Longer than a refused record would be tried.
         num_retries = writer.figures.num_retries
-        await until(lambda: writer.figures.num_retries > num_retries + 2 * IMPATIENT.max_deliveries)
+        await until(lambda: writer.figures.num_retries > num_retries + 2 * IMPATIENT.max_refusals)
         lag = await store.lag()
         async with mariadb.transaction() as connection:
             await connection.execute(text("DROP TRIGGER stuck"))

@@ -145,7 +145,12 @@ def begun(text: str) -> int | None:
 
 def may_be_number(token: str) -> bool:
     """Whether a word may be a part of a number that is written with spaces."""
-    return any(char.isdigit() for char in token) or (len(token) <= 2 and not token.islower())
+    return any(char.isdigit() for char in token) or _is_bank(token)
+
+
+def _is_bank(token: str) -> bool:
+    """Whether a word without digits may stand within an IBAN, or a national id, that is written with spaces."""
+    return len(token) <= 4 and not token.islower()
 
 
 def _found(text: str, *, is_end: bool) -> Iterator[Span]:
@@ -208,6 +213,8 @@ def _iban_length(text: str) -> int | None:
     head = int("".join(str(int(char, 36)) for char in text[:4]))
     rest, num_chars = 0, 4
     for group in _IBAN_GROUP.finditer(text, 4):
+        if group.start() > 4 and group[0].isalpha() and not _is_bank(group[0]):
+            return None
         for char in group[0]:
             value = int(char, 36)
             rest = (rest * (100 if value > 9 else 10) + value) % 97

@@ -149,9 +149,16 @@ class TestWhatHoldsForEveryText:
     def test_character_by_character_is_masked_like_the_whole(self, text: str) -> None:
         assert masked_in_pieces(text, range(1, max(1, len(text)))) == mask(text)
 
+    @pytest.mark.parametrize("datum", PERSONAL)
+    def test_each_kind_is_masked_alike_character_by_character(self, datum: str) -> None:
+        text = f"It is {datum} or {datum.lower()}, {datum}, as I said: {datum}"
+
+        assert masked_in_pieces(text, range(1, len(text))) == mask(text)
+
     def test_long_texts_and_long_numbers_are_masked_alike_in_pieces(self) -> None:
         chance = random.Random(7)
         alphabet = [*PERSONAL, *ORDINARY, "1 2 " * 300, "0" * 900, "a" * 900, "010-" * 300, " AB 12 CD 34" * 80]
+        alphabet += ["k" * 64 + "@" + ".".join(["d" * 63] * 3) + ".example"] * 4
         for _ in range(20):
             text = "".join(chance.choice(alphabet) + chance.choice(["", " ", ". "]) for _ in range(6))
             cuts = sorted(chance.randrange(len(text)) for _ in range(200))

@@ -113,11 +113,18 @@ class Ratings:
         self._change(item_id, feedback, now_ms)
 
     def _change(self, item_id: str, feedback: Feedback, now_ms: int) -> None:
-        self._item_ids[self.id_of(item_id)] = item_id
+        self._remember(item_id)
         self._draft.effects.saved_items += self._timeline.rate(item_id, feedback)
         if self.is_asked:
             self._tell(item_id, feedback)
         self._record(item_id, feedback, now_ms)
+
+    def _remember(self, item_id: str) -> None:
+        self._item_ids[self.id_of(item_id)] = item_id
+        if len(self._item_ids) > 2 * self._limits.max_items:
+            # Whoever deletes what it rated and rates anew must not fill the memory.
+            known = self._item_ids.items()
+            self._item_ids = {rating_id: item_id for rating_id, item_id in known if self._timeline.get(item_id)}
 
     def _tell(self, item_id: str, feedback: Feedback) -> None:
         rating_id = self.id_of(item_id)

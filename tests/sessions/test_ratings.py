@@ -1,5 +1,6 @@
 """Ratings in a dialogue: the latest choice holds, whatever order, repetition or node it meets; what is none is refused by name. P3."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -14,7 +15,19 @@ from sessions.limits import DialogueLimits
 from sessions.records import FeedbackRecord
 from sessions.server_events import encode_event
 from sessions.wire_errors import BadEvent
-from tests.sessions.builders import META, NOW_MS, Json, Talk, json_of, kinds, make_call_chunk, make_chunk, user_item
+from tests.sessions.builders import (
+    META,
+    NOW_MS,
+    Json,
+    Talk,
+    json_of,
+    kinds,
+    make_call_chunk,
+    make_chunk,
+    make_dialogue,
+    make_event,
+    user_item,
+)
 
 SMILE = "😀"
 RESUMABLE = SessionConfig(model="demo", resumption=ResumptionOptions(enabled=True))
@@ -636,3 +649,30 @@ def test_any_order_doubling_and_loss_ends_with_the_latest_choice(
 
     assert stored == voter.last
     assert {row.item_id: (row.rating, row.rated_ms) for row in rows.values()} == voter.last
+
+
+def test_whoever_deletes_what_it_rated_and_rates_anew_does_not_fill_the_memory() -> None:
+    """P7."""
+    dialogue = make_dialogue(config=AVATAR, limits=DialogueLimits(max_items=4))
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]}
+
+    def rate_and_delete(first: int) -> None:
+        for number in range(first, first + 1000):
+            item_id = f"mine_{number}"
+            for kind, fields in (
+                ("conversation.item.create", {"item": {**said, "id": item_id}}),
+                ("avatar.feedback.create", {"item_id": item_id, "feedback": {"rating": "up"}}),
+                ("conversation.item.delete", {"item_id": item_id}),
+            ):
+                dialogue.receive(make_event(kind, **fields), NOW_MS)
+
+    tracemalloc.start()
+    try:
+        rate_and_delete(0)
+        before = tracemalloc.get_traced_memory()[0]
+        rate_and_delete(1000)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert grown < 50_000

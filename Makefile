@@ -4,6 +4,7 @@ BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 FAULTS ?= 2000
+JOBS ?= 2
 
 .PHONY: run install test check fix bench bench-gpu bench-takeover bench-cancel bench-hostile bench-million bench-replay soak chaos clean
 
@@ -15,7 +16,7 @@ install: .venv/installed ## .venv with .venv/bin/flueman in it
 test: .venv/installed-dev ## lint, types and all tests, against real parts
 	tests/conformance/setup.sh
 	$(MAKE) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: .venv/installed-dev ## lint, format, types, import directions
 	$(BIN)/ruff check .

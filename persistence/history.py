@@ -14,8 +14,9 @@ from persistence.documents import unquoted
 from persistence.errors import ArchiveDamaged
 from persistence.part import JournalEvent, digest, unpack
 from persistence.prompts import prompt_lengths, read_prompts
-from persistence.tables import archives, heard, predictions, sent, sessions, traces, turns
+from persistence.tables import heard, predictions, sent, sessions, traces, turns
 from persistence.times import milliseconds, optional_milliseconds
+from persistence.whereabouts import Part, parts_from
 
 
 class StoredSession(Struct, frozen=True):
@@ -99,14 +100,6 @@ class StoredDialogue(Struct, frozen=True):
 _TRACE_COLUMNS: Final = [
     column for column in traces.columns if column.name not in ("session_id", "response_id", "sequence", "prompt")
 ]
-
-
-class _Part(Struct, frozen=True):
-    first_sequence: int
-    last_sequence: int
-    object_key: str
-    sha256: str | None  # None of a part without events: they were lost before they could be archived
-    num_events: int
 
 
 async def load_dialogue(
@@ -241,23 +234,11 @@ async def archived_events(
                 yield event
 
 
-async def _stored_parts(database: Database, session_id: str) -> list[_Part]:
-    query = (
-        select(
-            archives.c.first_sequence,
-            archives.c.last_sequence,
-            archives.c.object_key,
-            archives.c.sha256,
-            archives.c.num_events,
-        )
-        .where(archives.c.session_id == session_id, archives.c.stored_at.is_not(None))
-        .order_by(archives.c.first_sequence)
-    )
-    async with database.snapshot() as connection:
-        return [_Part(*row) for row in await connection.execute(query)]
+async def _stored_parts(database: Database, session_id: str) -> list[Part]:
+    return await parts_from(database, session_id, 1, limit=None)
 
 
-async def _open_part(archive: Archive, part: _Part) -> list[JournalEvent]:
+async def _open_part(archive: Archive, part: Part) -> list[JournalEvent]:
     data = await archive.get(part.object_key)
     if digest(data) != part.sha256:
         raise ArchiveDamaged(part.object_key, "its checksum is not the one that was stored")

@@ -76,9 +76,14 @@ class Console:
 
 
 def token(
-    subject: str = "ann", role: Role = "support", *, client: str = "kiosk", scopes: Sequence[str] = (), ttl_s: int = 21_600
+    subject: str = "ann",
+    role: Role = "support",
+    *,
+    client: str = "kiosk",
+    scopes: Sequence[str] = (),
+    ttl_s: int = 21_600,
 ) -> str:
-    """An access token of that server; a negative `ttl_s` has expired. Modules make theirs when they are collected, long before their tests."""
+    """An access token of that server; a negative `ttl_s` has expired. Some are made as modules are collected, long before their tests."""
     now = time.time()
     return mint(
         SECRET.encode(),

@@ -14,8 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.database import Database
 from persistence.places import created_ms_of, first_place
-from persistence.rollups import DayFigures as DayFigures
-from persistence.rollups import overview as overview
 from persistence.search_plan import Plan, make_plan
 from persistence.search_plan import SessionFilter as SessionFilter
 from persistence.search_tables import indexed, summaries

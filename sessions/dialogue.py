@@ -311,10 +311,6 @@ class Dialogue:
         current = self._ratings.add(item_id, feedback, now_ms)
         return current, self._effects()
 
-    def rated_item(self, rating_id: str) -> str | None:
-        """The item that the user's rating of that id is of; None when there is no such rating here."""
-        return self._ratings.item_of(rating_id)
-
     def refuse(self, refused: RefusedEvent) -> Effects:
         """A frame that was no event of the protocol."""
         return self.report(refused.reason.as_wire_error(refused.event_id))

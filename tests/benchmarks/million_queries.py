@@ -6,7 +6,8 @@ from typing import Final
 
 from persistence.database import Database
 from persistence.places import first_place
-from persistence.search import SessionFilter, find_sessions, overview
+from persistence.rollups import overview
+from persistence.search import SessionFilter, find_sessions
 from tests.benchmarks.million_data import MODELS, NEWEST_MS, SPAN_MS, UNFAILING
 from tests.benchmarks.million_load import Loaded
 from tests.benchmarks.million_words import NUM_LATIN

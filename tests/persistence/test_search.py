@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from persistence.database import Database
 from persistence.derived import replace_derived
 from persistence.places import created_ms_of, place_of
-from persistence.search import SessionFilter, SessionPage, find_sessions, overview
+from persistence.rollups import overview
+from persistence.search import SessionFilter, SessionPage, find_sessions
 from persistence.search_plan import MAX_MERGED_CLIENTS
 from persistence.snippets import pack_text, snippet, unpack_text
 from persistence.summaries import AnswerFacts, DialogueFacts, Digest, SessionFacts, TurnFacts, digest

@@ -393,7 +393,7 @@ def test_a_malformed_rating_is_refused_by_name_and_changes_nothing(
 
     assert refused(talk, **change) == (code, param)
     assert recorded(talk) == []
-    assert talk.dialogue.rated_item(id_of("item_2")) is None
+    assert [placed.feedback for placed in talk.dialogue.placed_items] == [None, None]
 
 
 @pytest.mark.parametrize("name", ["user_id", "session_id", "role", "sequence_number", "rating"])
@@ -435,7 +435,7 @@ def test_a_rating_that_was_not_committed_never_happened() -> None:
 
     talk.crash(num_lost=1)
 
-    assert talk.dialogue.rated_item(id_of("item_2")) is None
+    assert [placed.feedback for placed in talk.dialogue.placed_items] == [None, None]
     assert recorded(talk) == []
     assert rate(talk, rating="down")["type"] == CREATED
 

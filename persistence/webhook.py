@@ -17,8 +17,8 @@ from persistence.database import Database
 from persistence.errors import DatabaseUnavailable
 from persistence.summaries import Mask
 from persistence.summarizer import unmasked
-from persistence.webhook_event import RatedAnswer, event_body, signed_headers
-from persistence.webhook_queue import Waiting, is_empty, put_back, rated_answers, settle, take_due
+from persistence.webhook_event import KnownAnswer, event_body, signed_headers
+from persistence.webhook_queue import Waiting, is_empty, known_answers, put_back, settle, take_due
 from persistence.webhook_receiver import Answer, Receiver
 
 log = structlog.get_logger(__name__)
@@ -132,7 +132,7 @@ class Deliverer:
 
     async def _deliver_all(self, receiver: Receiver, taken: Sequence[Waiting]) -> None:
         async with self._database.snapshot() as connection:
-            answers = await rated_answers(connection, taken)
+            answers = await known_answers(connection, taken)
         # What fails for want of the database is taken again after its lease; the next batch tells of it.
         outcomes = await asyncio.gather(
             *(self._deliver(receiver, waiting, answers.get(waiting.feedback_id)) for waiting in taken),
@@ -150,13 +150,13 @@ class Deliverer:
                 case BaseException():
                     raise outcome
 
-    async def _deliver(self, receiver: Receiver, waiting: Waiting, answer_rated: RatedAnswer | None) -> None:
-        if answer_rated is None and self._now_ms() - waiting.announced_ms < self._options.answer_patience_ms:
+    async def _deliver(self, receiver: Receiver, waiting: Waiting, known: KnownAnswer | None) -> None:
+        if known is None and self._now_ms() - waiting.announced_ms < self._options.answer_patience_ms:
             async with self._database.transaction() as connection:
                 due_ms = self._now_ms() + self._options.answer_poll_ms
                 await put_back(connection, waiting, due_ms=due_ms, num_tries=waiting.num_tries)
             return
-        body = await asyncio.to_thread(self._body, waiting, answer_rated)
+        body = await asyncio.to_thread(self._body, waiting, known)
         now_s = self._now_ms() // 1000
         answer = await receiver.post(body, signed_headers(waiting.delivery_id, body, key=self._key, now_s=now_s))
         if answer.failure is None:
@@ -166,11 +166,11 @@ class Deliverer:
         else:
             await self._retry_later(waiting, answer, answer.failure)
 
-    def _body(self, waiting: Waiting, answer_rated: RatedAnswer | None) -> bytes:
+    def _body(self, waiting: Waiting, known: KnownAnswer | None) -> bytes:
         return event_body(
             waiting.delivery_id,
             waiting.decoded(),
-            answer_rated,
+            known,
             announced_ms=waiting.announced_ms,
             mask=self._mask,
         )

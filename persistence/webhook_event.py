@@ -21,7 +21,7 @@ MIN_SECRET_BYTES: Final = 24
 MAX_SECRET_BYTES: Final = 64
 
 
-class RatedAnswer(Struct, frozen=True, kw_only=True):
+class KnownAnswer(Struct, frozen=True, kw_only=True):
     """What is known of the answer that a rating is about."""
 
     response_id: str
@@ -87,7 +87,7 @@ def version(record: FeedbackRecord) -> str:
 def event_body(
     delivery_id: str,
     record: FeedbackRecord,
-    answer: RatedAnswer | None,
+    answer: KnownAnswer | None,
     *,
     announced_ms: int,
     mask: Callable[[str], str],
@@ -102,7 +102,7 @@ def event_body(
     return encode(event)
 
 
-def _announced(record: FeedbackRecord, answer: RatedAnswer | None, mask: Callable[[str], str]) -> AnnouncedFeedback:
+def _announced(record: FeedbackRecord, answer: KnownAnswer | None, mask: Callable[[str], str]) -> AnnouncedFeedback:
     return AnnouncedFeedback(
         feedback_id=record.feedback_id,
         session_id=record.session_id,

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from persistence.feedback import with_answers
 from persistence.tables import feedback
 from persistence.times import milliseconds, utc_time
-from persistence.webhook_event import RatedAnswer
+from persistence.webhook_event import KnownAnswer
 from persistence.webhook_tables import webhook_deliveries
 from sessions.records import FeedbackRecord
 
@@ -55,12 +55,12 @@ async def take_due(connection: AsyncConnection, *, limit: int, now_ms: int, leas
     return taken
 
 
-async def rated_answers(connection: AsyncConnection, taken: Collection[Waiting]) -> dict[str, RatedAnswer]:
+async def known_answers(connection: AsyncConnection, taken: Collection[Waiting]) -> dict[str, KnownAnswer]:
     """What is known by now of the answer that each is about, by the rating's id; nothing of one that is not stored yet."""
     feedback_ids = [waiting.feedback_id for waiting in taken]
     rows = await connection.execute(with_answers(feedback).where(feedback.c.feedback_id.in_(feedback_ids)))
     return {
-        row.feedback_id: RatedAnswer(
+        row.feedback_id: KnownAnswer(
             response_id=row.response_id,
             model=row.model,
             model_version=row.model_version,

@@ -8,11 +8,11 @@ from sqlalchemy import Row, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.database import Database
+from persistence.masking import Mask
 from persistence.search_tables import MAX_FIRST_TEXT_CHARS
 from persistence.summaries import (
     AnswerFacts,
     DialogueFacts,
-    Mask,
     SessionFacts,
     Summary,
     TurnFacts,

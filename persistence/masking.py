@@ -5,7 +5,7 @@ is covered depends on no more than `REACH` characters before and after it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 from unicodedata import decimal
@@ -21,6 +21,8 @@ BULLET: Final = "•"
 REACH: Final = 400
 
 Span = tuple[int, int]
+# What makes personal data in a text unreadable. It may be called in another thread.
+Mask = Callable[[str], str]
 
 # Letters with accents are part of names and domains; scripts that put no space between an address and a word are not.
 _NAME: Final = "0-9A-Za-zÀ-ÖØ-öø-ɏ"
@@ -61,6 +63,11 @@ _IS_MIXED: Final = re.compile(
 _TIED: Final = re.compile(r"[0-9A-Za-z_]\Z|[0-9]\.\Z")
 _ESCAPE: Final = re.compile(r"\\[nrtbf]")
 _NOTHING_TO_FIND: Final = re.compile(r"[^0-9@%]*", re.ASCII)
+
+
+def unmasked(text: str) -> str:
+    """The text as it is."""
+    return text
 
 
 def _plain_table() -> dict[int, str]:

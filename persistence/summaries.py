@@ -1,19 +1,16 @@
 """A session in one row: what lists of sessions show, the labels they are filtered by, and its share of the days' sums. Pure."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from persistence.histogram import Histogram, bucket_of
+from persistence.masking import Mask
 from persistence.search_tables import MAX_FIRST_TEXT_CHARS
 from persistence.terms import bounded, words_of
-
-Rating = Literal["up", "down"]
-# Personal data in a text made unreadable. It is called in another thread.
-Mask = Callable[[str], str]
 
 # What a search cannot find any more in a session of a hundred thousand messages; and how much is kept to show where a word was said.
 MAX_INDEXED_CHARS: Final = 1_000_000

@@ -15,8 +15,9 @@ from persistence.database import Database
 from persistence.derived import replace_derived
 from persistence.errors import DatabaseUnavailable
 from persistence.facts import load_facts
+from persistence.masking import Mask, unmasked
 from persistence.stale import lock_stale, postpone, settle_stale, take_stale
-from persistence.summaries import DialogueFacts, Digest, Mask, digest
+from persistence.summaries import DialogueFacts, Digest, digest
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +42,6 @@ class SummarizerFigures(Struct):
     num_summarized: int = 0
     num_left: int = 0
     num_retries: int = 0
-
-
-def unmasked(text: str) -> str:
-    """The text as it is."""
-    return text
 
 
 class Summarizer:

@@ -15,8 +15,7 @@ from msgspec import Struct
 
 from persistence.database import Database
 from persistence.errors import DatabaseUnavailable
-from persistence.summaries import Mask
-from persistence.summarizer import unmasked
+from persistence.masking import Mask, unmasked
 from persistence.webhook_event import KnownAnswer, event_body, signed_headers
 from persistence.webhook_queue import Waiting, is_empty, known_answers, put_back, settle, take_due
 from persistence.webhook_receiver import Answer, Receiver

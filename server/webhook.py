@@ -5,8 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from persistence.database import Database
-from persistence.masking import mask
-from persistence.summarizer import unmasked
+from persistence.masking import mask, unmasked
 from persistence.webhook import Deliverer
 from persistence.webhook_changes import Announce, announce_nothing, announce_ratings
 from persistence.webhook_event import secret_key

@@ -13,9 +13,9 @@ import structlog
 from engine.base import Engine
 from persistence.archive import Archive, open_archive
 from persistence.database import Database, open_database
-from persistence.masking import mask
+from persistence.masking import mask, unmasked
 from persistence.recording import Recording
-from persistence.summarizer import Summarizer, unmasked
+from persistence.summarizer import Summarizer
 from persistence.writer import Writer
 from server.access import Access, AuditTrail
 from server.admission import Admission

@@ -1,8 +1,8 @@
 """A session in short, from the tables as they are now; of one that the writer has not stored yet what the store knows."""
 
 from persistence.facts import summary_of as stored_summary
+from persistence.masking import unmasked
 from persistence.summaries import Summary
-from persistence.summarizer import unmasked
 from server.services import Services
 from sessions.store import SessionMeta
 

@@ -72,7 +72,8 @@ async def test_a_cut_anywhere_leaves_no_trace(engine: Engine, tools: tuple[Funct
         prompt = make_prompt(user(question), instructions="", tools=tools)
         whole = await answer(engine, prompt)
         cuts = cuts_of(whole)
-        assert len(cuts) > 15
+        assert usage_of(whole[-1]).output_tokens > 15
+        assert len(cuts) > 5  # an engine that is ahead of its reader tells several tokens at once
 
         rests = await continuations(engine, prompt, list(cuts))
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from persistence.database import Database
 from persistence.derived import replace_derived
+from persistence.masking import unmasked
 from persistence.places import created_ms_of, place_of
 from persistence.rollups import overview
 from persistence.search import SessionFilter, SessionPage, find_sessions
 from persistence.search_plan import MAX_MERGED_CLIENTS
 from persistence.snippets import pack_text, snippet, unpack_text
 from persistence.summaries import AnswerFacts, DialogueFacts, Digest, SessionFacts, TurnFacts, digest
-from persistence.summarizer import unmasked
 from persistence.terms import MAX_QUERY_TERMS, bounded, query_words, words_of
 from tests.persistence.builders import CREATED_MS, new_id
 from tests.plans import statements_of, unbounded_steps

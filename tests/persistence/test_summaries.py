@@ -16,13 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.database import Database
 from persistence.facts import summary_of
+from persistence.masking import unmasked
 from persistence.places import place_of
 from persistence.rollups import add_counts, decode_counts, overview
 from persistence.rows import RowRecord, write_rows
 from persistence.search_tables import indexed, postings, rollups, stale_sessions, summaries
 from persistence.stale import changed_sessions, mark_stale
 from persistence.summaries import AnswerFacts, DialogueFacts, Digest, SessionFacts, TurnFacts, digest
-from persistence.summarizer import Summarizer, unmasked
+from persistence.summarizer import Summarizer
 from persistence.times import utc_time
 from sessions.feedback import feedback_id
 from sessions.records import FeedbackRecord, PredictionRecord, SessionRecord, TurnRecord

@@ -6,7 +6,7 @@ import time
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from persistence.summarizer import unmasked
+from persistence.masking import unmasked
 from persistence.webhook_event import event_body, secret_key, signed_headers
 from tests.persistence.builders import CREATED_MS, make_feedback
 

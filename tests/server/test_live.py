@@ -344,7 +344,7 @@ async def test_an_ended_session_does_not_expire(house: House) -> None:
 
 async def test_finish_waits_for_the_answer(house: House) -> None:
     session, screen = await house.open()
-    ask(session, "[pace 200] [tokens 10]")
+    ask(session, "[pace 20] [tokens 10]")
     await screen.until("response.output_text.delta")
 
     session.finish(code=1012, reason="the server restarts")

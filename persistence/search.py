@@ -80,7 +80,8 @@ class _Walk:
 
     async def down(self, upper: int, num_rows: int, clock_s: Callable[[], float]) -> tuple[list[Row[Any]], int | None]:
         """Up to `num_rows` rows below `upper`, and the place from which the search would go on, None once it has seen all."""
-        end_s = clock_s() + _BUDGET_S
+        now_s = clock_s()
+        end_s = now_s + _BUDGET_S
         rows: list[Row[Any]] = []
         depth = _FIRST_DEPTH
         while upper > self._least:
@@ -90,9 +91,12 @@ class _Walk:
             if len(rows) == num_rows:
                 return rows, None
             upper = floor
-            if clock_s() >= end_s and upper > self._least:
+            began_s, now_s = now_s, clock_s()
+            if now_s >= end_s and upper > self._least:
                 return rows, upper
-            depth = min(depth * 4, _MAX_DEPTH)
+            # Longer and longer rounds, but none that would take more than the time that is left.
+            affordable = int(depth * (end_s - now_s) / max(now_s - began_s, _BUDGET_S / 1000))
+            depth = min(4 * depth, _MAX_DEPTH, max(affordable, _FIRST_DEPTH))
         return rows, None
 
     async def _shortest(self, upper: int, depth: int) -> tuple[int, int]:

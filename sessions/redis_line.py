@@ -43,6 +43,8 @@ class RedisLine:
 
     def __init__(self, connection: AbstractConnection, timeout_s: float) -> None:
         self._connection = connection
+        # redis-py's own limit is an `asyncio.wait_for`, which in Python 3.11 can lose our cancellation as it says hello.
+        connection.socket_timeout = None
         self._timeout_s = timeout_s
         self._wire: _Wire | None = None
         self._turn = asyncio.Lock()

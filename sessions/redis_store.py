@@ -105,7 +105,7 @@ class RedisStore:
         self._timeout_s = timeout_s
         self._retention_ms = max(1, int(retention_s * 1000))
         # Only makes connections; the time limit of a call is the line's.
-        pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=None, socket_connect_timeout=timeout_s)
+        pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=timeout_s)
         connections: list[AbstractConnection] = [
             pool.make_connection()  # type: ignore[no-untyped-call]
             for _ in range(2 + _NUM_SPARE_LINES)

@@ -89,7 +89,8 @@ const conversation = new Conversation(client, new Outbox(client, tab), {
     else transcript.divide();
   },
 });
-const ratings = new Ratings(client, new FeedbackPost({ origin: location.origin, tokens }), tab, showRating);
+const post = new FeedbackPost({ origin: location.origin, tokens });
+const ratings = new Ratings(client, post, tab, showRating);
 const thumbs = new Thumbs(ratings, (text) => (find("rated", HTMLElement).textContent = text));
 
 function greetNoMore() {
@@ -282,6 +283,9 @@ reconnect.addEventListener("click", () => {
 client.on("connection", showConnection);
 client.on("event", ({ type }) => {
   if (type === "session.created") transcript.isBusy = true;
+});
+client.on("connection", async ({ state }) => {
+  if (state === "connected") thumbs.reasons = (await post.reasons()) ?? thumbs.reasons;
 });
 addEventListener("online", () => {
   if (client.connection.state === "reconnecting") client.open();

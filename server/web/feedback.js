@@ -44,23 +44,38 @@ export class FeedbackPost {
     return reply.status === "refused" && reply.isUnknown ? { status: "kept", feedback: null } : reply;
   }
 
+  /** The reasons that a rating may give; null if the server does not say. @returns {Promise<string[] | null>} */
+  async reasons() {
+    try {
+      const answer = await this.#fetch("GET", "/v1/me");
+      return answer.ok ? ((await answer.json()).feedback_reasons ?? null) : null;
+    } catch {
+      return null;
+    }
+  }
+
   /** @param {string} method @param {string} path @param {object} [body] @returns {Promise<Reply & { isUnknown?: boolean }>} */
   async #ask(method, path, body) {
     try {
-      const { value } = await this.#tokens.get();
-      const answer = await fetch(new URL(path, this.#origin), {
-        method,
-        headers: { Authorization: `Bearer ${value}`, "Content-Type": "application/json" },
-        signal: AbortSignal.timeout(LONGEST_WAIT_MS),
-        cache: "no-store",
-        ...(body && { body: JSON.stringify(body) }),
-      });
+      const answer = await this.#fetch(method, path, body);
       if (answer.ok) return { status: "kept", feedback: (await answer.json()).feedback };
       if (answer.status >= 500 || PASSING.has(answer.status)) return { status: "failed" };
       return { status: "refused", message: await complaint(answer), isUnknown: answer.status === UNKNOWN };
     } catch {
       return { status: "failed" };
     }
+  }
+
+  /** @param {string} method @param {string} path @param {object} [body] */
+  async #fetch(method, path, body) {
+    const { value } = await this.#tokens.get();
+    return fetch(new URL(path, this.#origin), {
+      method,
+      headers: { Authorization: `Bearer ${value}`, "Content-Type": "application/json" },
+      signal: AbortSignal.timeout(LONGEST_WAIT_MS),
+      cache: "no-store",
+      ...(body && { body: JSON.stringify(body) }),
+    });
   }
 }
 

@@ -10,8 +10,8 @@ import { element, icon, textButton } from "./elements.js";
 
 /** @import { Opinion } from "./ratings.js" */
 
-/** As the server knows them, and as people read them. */
-const REASONS = new Map([
+/** As people read them; others that a server has are read as they are written. */
+const IN_WORDS = new Map([
   ["inaccurate", "Inaccurate"],
   ["unsafe", "Unsafe"],
   ["off-topic", "Off-topic"],
@@ -19,8 +19,15 @@ const REASONS = new Map([
   ["too-slow", "Too slow"],
   ["other", "Something else"],
 ]);
+
+/** Those of a server that was not asked yet. */
+export const USUAL_REASONS = [...IN_WORDS.keys()];
+
 const MAX_COMMENT_CHARS = 2000;
 const BORDERS_PX = 2;
+
+/** @param {string} name */
+const inLetters = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("-", " ");
 
 /** @param {number} count */
 const inWords = (count) => count.toLocaleString("en");
@@ -32,13 +39,13 @@ export class Reasons {
   #isTooLong = false;
   /** @type {Map<string, HTMLButtonElement>} */ #chips = new Map();
 
-  /** @param {Opinion} opinion @param {string} draft @param {Wishes} wishes */
-  constructor(opinion, draft, wishes) {
+  /** @param {Opinion} opinion @param {string} draft @param {readonly string[]} names of the reasons @param {Wishes} wishes */
+  constructor(opinion, draft, names, wishes) {
     this.#wishes = wishes;
     this.element = document.createElement("form");
     this.element.className = "reasons";
     this.element.setAttribute("aria-label", "More about your rating");
-    if (opinion.rating === "down") this.element.append(this.#choice());
+    if (opinion.rating === "down") this.element.append(this.#choice(names));
     this.element.append(...this.#field(opinion.rating === "down" ? "Anything to add?" : "What was good?"), this.#close());
     this.element.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -63,11 +70,12 @@ export class Reasons {
     this.#comment.focus();
   }
 
-  #choice() {
+  /** @param {readonly string[]} names */
+  #choice(names) {
     const group = document.createElement("fieldset");
     const chips = element("div", "chips");
-    for (const [name, words] of REASONS) {
-      const chip = textButton("chip", words);
+    for (const name of names) {
+      const chip = textButton("chip", IN_WORDS.get(name) ?? inLetters(name));
       chip.addEventListener("click", () => this.#wishes.onReason(chip.getAttribute("aria-pressed") === "true" ? null : name));
       this.#chips.set(name, chip);
       chips.append(chip);

@@ -13,7 +13,7 @@
  */
 
 import { element, icon, textButton } from "./elements.js";
-import { Reasons } from "./reasons.js";
+import { Reasons, USUAL_REASONS } from "./reasons.js";
 
 /** @import { Answer } from "./answer.js" */
 /** @import { Opinion, Progress, Ratings, Thumb } from "./ratings.js" */
@@ -43,6 +43,7 @@ const SPOKEN = {
 };
 
 export class Thumbs {
+  /** What may be wrong with an answer, as the server names it. @type {readonly string[]} */ reasons = USUAL_REASONS;
   #ratings;
   #say;
   /** @type {Map<string, Row>} */ #rows = new Map();
@@ -162,7 +163,7 @@ export class Thumbs {
     this.close();
     const { itemId } = row;
     const opinion = this.#ratings.opinion(itemId);
-    const panel = new Reasons(opinion, this.#drafts.get(itemId) ?? opinion.comment ?? "", {
+    const panel = new Reasons(opinion, this.#drafts.get(itemId) ?? opinion.comment ?? "", this.reasons, {
       onReason: (reason) => this.#rate(row, { reason }),
       onComment: (comment) => {
         if (comment !== (this.#ratings.opinion(itemId).comment ?? "")) this.#rate(row, { comment: comment || null });

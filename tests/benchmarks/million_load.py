@@ -5,7 +5,7 @@ Rows go to files in the order of their primary keys, and each file into its stil
 
 import contextlib
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -25,7 +25,7 @@ from tests.benchmarks.million_data import Chunk, generate
 from tests.benchmarks.million_words import make_vocabulary
 
 _DAY_MS: Final = 24 * 3600 * 1000
-_COLUMNS: Final = {
+COLUMNS: Final = {
     "sessions": "session_id, sequence, user_id, client_id, model, status, created_at, updated_at, ended_at",
     "turns": "turn_id, session_id, sequence, number, item_id, text, created_at",
     "predictions": "response_id, session_id, turn_id, sequence, model, model_version, status, text, output, request,"
@@ -51,22 +51,16 @@ class Loaded(Struct):
     session_ids: list[str]
 
 
-# What searches and the overview read. The others are what all this is derived from: a session's own page reads those.
-_DERIVED: Final = frozenset({"summaries", "indexed", "postings", "rollups"})
-TABLES: Final = {"all": frozenset(_COLUMNS), "derived": _DERIVED}
-
-
-def load(folder: Path, connection: Any, num_sessions: int, *, seed: int, tables: Collection[str]) -> Loaded:
-    """Generate the sessions and load these tables of theirs; `folder` is one that the server may read."""
+def load(folder: Path, connection: Any, num_sessions: int, *, seed: int) -> Loaded:
+    """Generate the sessions and load them; `folder` is one that the server may read."""
     vocabulary = make_vocabulary(seed)
-    filler = _Filler(folder, vocabulary.terms, tables)
+    filler = _Filler(folder, vocabulary.terms)
     with filler.open_files():
         for chunk in generate(num_sessions, vocabulary, seed):
             filler.add(chunk)
     num_postings = filler.write_rest()
-    for table in _COLUMNS:
-        if table in tables:
-            _load_file(connection, table, folder / table)
+    for table in COLUMNS:
+        _load_file(connection, table, folder / table)
     return Loaded(
         words=vocabulary.words,
         num_users=max(num_sessions // 5, 10),
@@ -80,7 +74,7 @@ def _load_file(connection: Any, table: str, path: Path) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET unique_checks = 0, foreign_key_checks = 0")
         cursor.execute(
-            f"LOAD DATA INFILE '{path}' INTO TABLE {table} CHARACTER SET utf8mb4 ({_COLUMNS[table]}) {_SET.get(table, '')}"
+            f"LOAD DATA INFILE '{path}' INTO TABLE {table} CHARACTER SET utf8mb4 ({COLUMNS[table]}) {_SET.get(table, '')}"
         )
     connection.commit()
     path.unlink()
@@ -89,11 +83,10 @@ def _load_file(connection: Any, table: str, path: Path) -> None:
 class _Filler:
     """Writes the files, and keeps what can only be written when all is known: ratings and postings, by key, and sums."""
 
-    def __init__(self, folder: Path, terms: Sequence[str], tables: Collection[str]) -> None:
+    def __init__(self, folder: Path, terms: Sequence[str]) -> None:
         self.ratings: list[str] = []
         self.session_ids: list[str] = []
         self._folder = folder
-        self._has_rows = "predictions" in tables
         self._files: dict[str, TextIO] = {}
         self._numbers = {term: number for number, term in enumerate(terms)}
         self._postings: list[NDArray[np.uint64]] = []
@@ -117,8 +110,7 @@ class _Filler:
             found = shares(facts)
             sums += found
             label_postings += [self._number(term) << 32 | len(self._places) for term in self._add_summary(facts, found)]
-            if self._has_rows:
-                self._add_rows(facts, rated)
+            self._add_rows(facts, rated)
             self._places.append(place_of(facts.session.session_id, facts.session.created_ms))
             self.session_ids.append(facts.session.session_id)
         self._postings.append(np.array(label_postings, dtype=np.uint64))

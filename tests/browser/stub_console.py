@@ -127,6 +127,7 @@ def _app(stub: Stub) -> Starlette:
             "client_id": "kiosk",
             "scopes": [],
             "expires_at": int(time.time()) + 3600,
+            "feedback_reasons": ["inaccurate", "too-long", "wrong-face"],
         }
         return JSONResponse(facts)
 

@@ -192,14 +192,17 @@ async def test_a_reviewer_rates_apart_from_the_user_and_changes_it(browser: Brow
         await support.open(place_of(stub), "support-token")
         sheet = support.sheets.first
         await sheet.get_by_role("button", name="Bad").click()
-        await sheet.get_by_label("Reason").select_option("inaccurate")
+        await expect(sheet.get_by_label("Reason").locator("option")).to_have_text(
+            ["No reason", "inaccurate", "too long", "wrong face"]
+        )
+        await sheet.get_by_label("Reason").select_option("wrong-face")
         await sheet.get_by_label("Comment").fill("She is <i>thirty</i> metres long.")
         await sheet.get_by_role("button", name="Save review").click()
 
         await expect(sheet.locator(".opinions li")).to_have_count(2)
         await expect(sheet.locator(".by-user")).to_contain_text("Found her at once")
         await expect(sheet.locator(".by-support")).to_contain_text("She is <i>thirty</i> metres long.")
-        expected = {"rating": "down", "reason": "inaccurate", "comment": "She is <i>thirty</i> metres long."}
+        expected = {"rating": "down", "reason": "wrong-face", "comment": "She is <i>thirty</i> metres long."}
         assert stub.asked["/v1/feedback"] == [{"session_id": FULL, "item_id": "item_a1", "feedback": expected}]
         await expect(support.mark("Thumbs down by a reviewer")).to_have_count(1)
 

@@ -131,6 +131,20 @@ async def test_a_reason_and_a_comment_belong_to_the_same_rating(browser: Browser
         assert len({event["feedback"]["id"] for event in wire.received if event["type"] == CREATED}) == 1
 
 
+async def test_the_reasons_are_the_servers(browser: Browser, server: Server) -> None:
+    async with talk(browser, server.url) as (person, wire):
+        [answer] = await converse(person)
+        thumbs = Thumbs(answer)
+
+        await thumbs.down.click()
+        await thumbs.reason("Wrong face").click()
+
+        await wait_until_stored(server, await rated_item(wire), "down", "wrong-face")
+        await expect(thumbs.panel.locator(".chips button")).to_have_text(
+            ["Inaccurate", "Unsafe", "Off-topic", "Too long", "Too slow", "Something else", "Wrong face"]
+        )
+
+
 async def test_praise_takes_a_comment_and_no_reasons(browser: Browser, server: Server) -> None:
     async with talk(browser, server.url) as (person, wire):
         [answer] = await converse(person)

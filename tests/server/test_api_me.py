@@ -29,6 +29,13 @@ async def test_a_token_is_told_who_it_is(tmp_path: Path) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_what_a_rating_may_give_as_its_reason_is_told(tmp_path: Path) -> None:
+    async with open_console(tmp_path, writer="none", feedback_reasons=["boring", "wrong-face"]) as console:
+        me = (await console.get("/v1/me", token("anna", "user"))).json()
+
+    assert me["feedback_reasons"] == ["boring", "wrong-face"]
+
+
 async def test_who_calls_too_fast_is_told_when_to_call_again_and_adds_nothing_to_what_all_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,8 @@
 /**
  * Who sits here: the token, in this tab's session storage and nowhere else, and what the server says of its bearer.
  *
- * @typedef {{ subject: string, role: "user" | "support" | "admin", client_id: string, scopes: string[], expires_at: number }} Me
+ * @typedef {{ subject: string, role: "user" | "support" | "admin", client_id: string, scopes: string[], expires_at: number,
+ *   feedback_reasons: string[] }} Me
  */
 
 import { Api, Refusal } from "./api.js";

@@ -10,7 +10,6 @@ import { SHAPES } from "./signs.js";
 import { failure } from "./states.js";
 import { passage, said, shortly } from "./text.js";
 
-const REASONS = ["inaccurate", "unsafe", "off-topic", "too-long", "too-slow", "other"];
 const MAX_COMMENT = 2000;
 
 /** @param {Detail} detail @param {string} itemId */
@@ -27,7 +26,7 @@ export class Review {
   #trouble = h("div");
   #up = this.#thumb("up");
   #down = this.#thumb("down");
-  #reason = h("select", {}, h("option", { value: "" }, "No reason"), ...REASONS.map((reason) => h("option", { value: reason }, reason.replaceAll("-", " "))));
+  #reason = h("select", {}, h("option", { value: "" }, "No reason"));
   #comment = h("textarea", { rows: 2, maxlength: MAX_COMMENT });
 
   /** @param {Detail} detail @param {string} itemId @param {import("./answers.js").Tools} tools */
@@ -35,6 +34,7 @@ export class Review {
     this.#detail = detail;
     this.#itemId = itemId;
     this.#tools = tools;
+    this.#reason.append(...tools.house.me.feedback_reasons.map((reason) => h("option", { value: reason }, reason.replaceAll("-", " "))));
     this.node = h("section", { class: "review" }, h("h4", {}, "Ratings"), this.#list, itemId ? this.#form() : h("p", { class: "fine" }, "There is no message to rate."));
     this.#show();
   }

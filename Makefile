@@ -16,7 +16,7 @@ install: .venv/installed ## .venv with .venv/bin/flueman in it
 test: .venv/installed-dev ## lint, types and all tests, against real parts
 	tests/conformance/setup.sh
 	$(MAKE) check
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder
 
 check: .venv/installed-dev ## lint, format, types, import directions
 	$(BIN)/ruff check .

@@ -10,7 +10,18 @@ import pytest
 from sessions.redis_store import RedisStore
 from sessions.sqlite_store import SqliteStore
 from sessions.store import Store
-from tests import services
+from tests import scheduling, services
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> scheduling.HouseScheduling:
+    """For xdist, where a run has several processes."""
+    return scheduling.HouseScheduling(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Takes what is longest first."""
+    items[:] = scheduling.longest_first(items)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ from tests import scheduling, services
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> scheduling.HouseScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> scheduling.HouseScheduling:
     """For xdist, where a run has several processes."""
-    return scheduling.HouseScheduling(config)
+    return scheduling.HouseScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

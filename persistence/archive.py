@@ -63,7 +63,8 @@ class S3Archive:
         try:
             return await _answer(self._read(key))
         except ClientError as error:
-            if _status(error) == 404:
+            # A bucket that is missing is not what is damaged, but where it was looked for.
+            if _status(error) == 404 and _code(error) != "NoSuchBucket":
                 raise ArchiveDamaged(key, "missing") from error
             raise ArchiveUnavailable(_describe(error)) from error
 
@@ -92,8 +93,12 @@ def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
 def _describe(error: ClientError) -> str:
-    return f"S3 answered {_status(error)} {error.response.get('Error', {}).get('Code', '')}"
+    return f"S3 answered {_status(error)} {_code(error)}"
 
 
 class FolderArchive:

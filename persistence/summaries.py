@@ -14,6 +14,7 @@ from persistence.terms import bounded, words_of
 
 # What a search cannot find any more in a session of a hundred thousand messages; and how much is kept to show where a word was said.
 MAX_INDEXED_CHARS: Final = 1_000_000
+MAX_TERMS: Final = 20_000
 MAX_KEPT_CHARS: Final = 32_000
 
 SLOW_STEPS_MS: Final = (250, 500, 1000, 2000, 4000, 8000, 16000)
@@ -113,8 +114,10 @@ def digest(facts: DialogueFacts, mask: Mask) -> Digest:
     texts = [mask(text) for text in _texts(facts)]
     first = mask(facts.turns[0].text)[:MAX_FIRST_TEXT_CHARS] if facts.turns else None
     summary = summarize(facts, first)
-    terms = frozenset(labels(summary)).union(*map(words_of, texts))
-    return Digest(summary, terms, "\n".join(texts)[:MAX_KEPT_CHARS], shares(facts))
+    terms = set(labels(summary))
+    for text in texts:
+        terms.update(sorted(words_of(text) - terms)[: max(0, MAX_TERMS - len(terms))])
+    return Digest(summary, frozenset(terms), "\n".join(texts)[:MAX_KEPT_CHARS], shares(facts))
 
 
 def summarize(facts: DialogueFacts, first_text: str | None) -> Summary:

@@ -106,10 +106,11 @@ class Summarizer:
         """Summarize these; where that fails, each alone, so that none holds up another."""
         try:
             await self._replace(taken)
-        except DatabaseUnavailable:
-            raise
         except Exception as error:
-            # Of whatever kind: a bug that one session brings out must not stop all others, again with each start.
+            if isinstance(error, DatabaseUnavailable) and not await self._answers():
+                raise
+            # Of whatever kind: a bug that one session brings out must not stop all others, again with each start; nor must sessions that
+            # are too much for the time of one transaction.
             if len(taken) > 1:
                 for session_id, mark in taken.items():
                     await self._summarize({session_id: mark})
@@ -120,6 +121,14 @@ class Summarizer:
                 await postpone(connection, taken, until_ms=self._now_ms() + self._options.patience_ms)
         else:
             self.figures.num_summarized += len(taken)
+
+    async def _answers(self) -> bool:
+        """Whether the database is there, so that the failure lay in what it was asked for."""
+        try:
+            await self._database.check()
+        except DatabaseUnavailable:
+            return False
+        return True
 
     async def _replace(self, taken: Mapping[str, int]) -> None:
         async with self._database.snapshot() as connection:

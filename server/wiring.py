@@ -61,7 +61,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             )
             await stack.enter_async_context(running_writer(writer, store))
             checks["writer"] = _failure_check(writer.failure)
-            await stack.enter_async_context(running_beside(_summarizer(settings, database)))
+            summarizer = _summarizer(settings, database)
+            await stack.enter_async_context(running_beside(summarizer))
+            checks["summarizer"] = _failure_check(summarizer.failure)
             if deliverer := make_deliverer(settings, database, now_ms=now_ms):
                 await stack.enter_async_context(running_beside(deliverer))
                 checks["webhook"] = _failure_check(deliverer.failure)

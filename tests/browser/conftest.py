@@ -56,8 +56,8 @@ class Server:
             "FLUEMAN_SCRIPTED_TOKENS": str(NUM_TOKENS),
             "FLUEMAN_DATA_DIR": str(self.data),
             "FLUEMAN_MAX_CONNECTIONS_PER_USER": "100",
-            # The usual ones, and one that only this server has.
-            "FLUEMAN_FEEDBACK_REASONS": "inaccurate,unsafe,off-topic,too-long,too-slow,other,wrong-face",
+            # Some of the usual ones, and one that only this server has.
+            "FLUEMAN_FEEDBACK_REASONS": "inaccurate,unsafe,off-topic,too-long,too-slow,wrong-face",
         }
 
     def start(self) -> None:

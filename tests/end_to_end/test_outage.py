@@ -60,7 +60,7 @@ async def test_conversations_go_on_while_mysql_or_s3_is_away_and_all_is_stored_a
                     for client in (before, during):
                         assert text_of(await client.ask("[echo all the same]")) == "all the same"
                 await before.close()
-                await until_only(node, {away, "writer"})
+                await until_only(node, {away, "writer", "summarizer"})
             finally:
                 backends.mariadb.resume() if away == "database" else backends.s3.start()
         async with RedisStore(backends.redis.url) as store:

@@ -31,6 +31,13 @@ async def test_a_missing_object_is_told_from_an_archive_that_is_away(archive: Ar
         await archive.get("none.zst")
 
 
+async def test_a_bucket_that_is_not_there_is_an_archive_that_is_away(s3: services.S3Server) -> None:
+    """P9: nothing in it is damaged."""
+    async with open_archive(bucket_url(s3).replace("s3://", "s3://no-")) as archive:
+        with pytest.raises(ArchiveUnavailable, match="NoSuchBucket"):
+            await archive.get("none.zst")
+
+
 @pytest.mark.parametrize("archive", ["folder", "moto"], indirect=True)
 async def test_of_twelve_puts_at_once_one_wins(archive: Archive) -> None:
     results = await asyncio.gather(*(archive.put("race.zst", b"data of %d" % number) for number in range(12)))

@@ -15,6 +15,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from persistence.database import Database
+from persistence.errors import DatabaseUnavailable
 from persistence.facts import summary_of
 from persistence.masking import unmasked
 from persistence.places import place_of
@@ -22,7 +23,7 @@ from persistence.rollups import add_counts, decode_counts, overview
 from persistence.rows import RowRecord, write_rows
 from persistence.search_tables import indexed, postings, rollups, stale_sessions, summaries
 from persistence.stale import changed_sessions, mark_stale
-from persistence.summaries import AnswerFacts, DialogueFacts, Digest, SessionFacts, TurnFacts, digest
+from persistence.summaries import MAX_TERMS, AnswerFacts, DialogueFacts, Digest, SessionFacts, TurnFacts, digest, labels
 from persistence.summarizer import Summarizer
 from persistence.times import utc_time
 from sessions.feedback import feedback_id
@@ -307,14 +308,18 @@ async def test_what_is_masked_is_neither_found_nor_shown(database: Database) -> 
     assert all(b"Blau" not in bytes(row["text"]) for row in await all_rows(database, indexed))  # type: ignore[call-overload]
 
 
-async def test_a_session_that_cannot_be_summarized_holds_up_no_other(database: Database) -> None:
+@pytest.mark.parametrize("error", [ValueError, DatabaseUnavailable])
+async def test_a_session_that_cannot_be_summarized_holds_up_no_other(
+    database: Database, error: type[Exception]
+) -> None:
+    """A bug that it brings out, or more of it than there is time for in one transaction."""
     good, bad = new_id("sess"), new_id("sess")
     await write(database, [make_session(good), make_turn(good, text="gut")])
     await write(database, [make_session(bad), make_turn(bad, text="schlecht")])
 
     def mask(text: str) -> str:
         if text == "schlecht":
-            raise ValueError
+            raise error
         return text
 
     summarizer = Summarizer(database, mask=mask, now_ms=lambda: CREATED_MS + DAY_MS)
@@ -324,6 +329,21 @@ async def test_a_session_that_cannot_be_summarized_holds_up_no_other(database: D
     assert [row["session_id"] for row in await all_rows(database, stale_sessions)] == [bad]
     assert await summarizer.summarize_due() == 0
     assert (summarizer.figures.num_summarized, summarizer.figures.num_left) == (1, 1)
+
+
+def test_what_a_session_is_found_by_is_bounded() -> None:
+    """P7: each term is a row. A long text of all the characters there are has one for nearly each pair."""
+    syllables = [chr(code) for code in range(0xAC00, 0xD7A4)]
+    texts = ["".join(syllables[start::step]) for step in (1, 7, 11, 13) for start in range(step)]
+    life = [make_session("sess_1"), *(make_turn("sess_1", n + 1, text=text) for n, text in enumerate(texts))]
+    facts = expected_facts(life)
+    assert facts is not None
+
+    found, again = digest(facts, unmasked), digest(facts, unmasked)
+
+    assert len(found.terms) == MAX_TERMS
+    assert found.terms >= set(labels(found.summary)) | {"가"}
+    assert found.terms == again.terms
 
 
 async def test_two_sessions_with_one_place_stand_side_by_side(database: Database) -> None:

@@ -84,6 +84,7 @@ class Engine(Protocol):
     def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         """Chunks of one answer, the last with `finish_reason` and `usage`; the first tells its `origin`. Raises `EngineError`.
 
+        Only tools that the prompt offers are called: of its `tools`, the one that `tool_choice` names where it names one.
         With `spoken`, those that come after it: with the text before them, the answer that an undisturbed run would have given.
         Closing the generator or cancelling the task that iterates it aborts the request and frees its slot.
         """

@@ -17,7 +17,7 @@ import msgspec
 
 from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable, epoch_ms
 from engine.prompt import EncodedPrompt, PromptEncoder
-from engine.tool_calls import HermesParser
+from engine.tool_calls import HermesParser, offered_names
 from sessions.generation import Chunk, FinishReason, FunctionChoice, Origin, Prompt, ToolCallDelta
 
 if TYPE_CHECKING:
@@ -220,7 +220,8 @@ class _Reader:
         from tokenizers.decoders import DecodeStream
 
         self._tokenizer = encoder.tokenizer.backend_tokenizer
-        self._parser = HermesParser() if prompt.tools and prompt.tool_choice != "none" else None
+        names = offered_names(prompt)
+        self._parser = HermesParser(names) if names else None
         self.demanded = demanded = _demanded(prompt)
         self.demanded_ids: list[int] = (
             self._tokenizer.encode(demanded, add_special_tokens=False).ids if demanded else []
@@ -349,6 +350,8 @@ def _deliver(news: list[tuple[_Answer, int, FinishReason | None]]) -> None:
 
 def _demanded(prompt: Prompt) -> str:
     """How the answer must begin when the client demands a tool: the opening of a Hermes call."""
+    if prompt.spoken:  # it has begun, and what was said of it was no call
+        return ""
     match prompt.tool_choice:
         case FunctionChoice(name=name) if any(tool.name == name for tool in prompt.tools):
             return f'<tool_call>\n{{"name": "{name}", "arguments":'

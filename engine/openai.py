@@ -19,6 +19,7 @@ from msgspec import Raw
 from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong, epoch_ms
 from engine.openai_wire import FINISH, Error, Model, Models, Times, messages_of, read_error, read_event, retry_after_s
 from engine.prompt import reserve_tokens, turns_of, without_turns
+from engine.tool_calls import OfferedCalls
 from sessions.generation import Chunk, FunctionChoice, Origin, Prompt, RetentionRatio, Usage
 from sessions.items import FunctionCallItem, Item, MessageItem
 
@@ -41,6 +42,9 @@ class OpenAIEngine:
 
     `session_header` carries the session's id, so that a router sends all of its turns to one replica and its prefix cache:
     vLLM's router reads `X-Session-ID` first; production-stack's is set by its `--session-key`. `extra_body` joins every request.
+
+    The endpoint finds the calls in what its model writes. One of a tool that was not offered is left out, with a warning: the answer ends
+    as it would have, with the rest of it, and fails when there is no rest.
 
     Only vLLM goes on with an answer: others would begin it anew, or refuse. An endpoint that does not tell its usage cannot tell how
     many tokens were spoken either; the limit then holds for what it adds.
@@ -150,6 +154,7 @@ class OpenAIEngine:
         limit = self._limit(prompt)
         is_full = limit is not None and stream.num_spoken >= limit
         lines = await self._open(http, prompt, stream)
+        offered = OfferedCalls(prompt)
         num_tokens, usage, finish, times = 0, None, None, None
         origin: Origin | None = None
         last_token_ms: int | None = None
@@ -166,7 +171,8 @@ class OpenAIEngine:
                 finish, last_token_ms = choice.finish_reason, epoch_ms()
             if is_full:  # one token was asked for, so that the endpoint tells the usage
                 continue
-            text, calls = choice.delta.content or "", choice.delta.tool_calls
+            text, found = choice.delta.content or "", choice.delta.tool_calls
+            calls = offered.only(call.delta() for call in found) if found else ()
             if text or calls:
                 num_tokens += 1
                 told = None
@@ -176,9 +182,10 @@ class OpenAIEngine:
                         # Text that only lengthens a message is passed on without a look at what comes with it.
                         yield Chunk(origin=told)
                         told = None
-                yield Chunk(text, 1, tuple(call.delta() for call in calls) if calls else (), origin=told)
+                yield Chunk(text, 1, calls, origin=told)
         if finish is None:
             raise self._lost("the endpoint ended the answer without a reason")
+        offered.end(is_empty=not (num_tokens or prompt.spoken))
         origin = _ended(origin or _origin(stream.body, None), times, stream.posted_ms, last_token_ms)
         if usage is None:
             yield Chunk("", 0, (), Usage(0, num_tokens), FINISH.get(finish, "stop"), origin)
@@ -218,8 +225,9 @@ class OpenAIEngine:
             if prompt.truncation == "disabled" or num_dropped >= len(turns) - 1:
                 raise PromptTooLong(num_tokens, limit)
             # The counts are a guess, so that each further attempt takes more.
-            share = (1 - reserve_tokens(prompt.max_output_tokens, limit) / limit if limit else 0.7) * 0.8**num_trims
-            num_dropped += _num_to_drop(turns[num_dropped:], prompt, share * limit / num_tokens)
+            # Where nobody tells the limit, the prompt is just over it.
+            fitting = (limit - reserve_tokens(prompt.max_output_tokens, limit)) / num_tokens if limit else 0.7
+            num_dropped += _num_to_drop(turns[num_dropped:], prompt, fitting * 0.8**num_trims)
 
     async def _count_spoken(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> int:
         """Tokens of `spoken` as the endpoint spells it: what they add to an empty conversation."""

@@ -2,8 +2,8 @@
 
 Directives in the last user message, anywhere in its text:
 `[tokens N]` length · `[pace N]` tokens a second · `[slow]` 4 tokens a second · `[wait S]` seconds before the first token ·
-`[hang]` never begins · `[echo TEXT]` answers TEXT · `[empty]` answers nothing · `[call NAME {json}]` calls a tool, if the prompt has any ·
-`[fail]`, `[fail after N]` the engine is lost, after N tokens · `[overloaded]` · `[too long]`.
+`[hang]` never begins · `[echo TEXT]` answers TEXT · `[empty]` answers nothing · `[call NAME {json}]` calls a tool, if the prompt has any;
+one that it has not is only said · `[fail]`, `[fail after N]` the engine is lost, after N tokens · `[overloaded]` · `[too long]`.
 An answer that is gone on with is the same answer: N counts from its beginning, and the first token is not waited for again.
 """
 
@@ -20,7 +20,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from engine.base import Capacity, EngineOverloaded, EngineUnavailable, PromptTooLong, epoch_ms
-from sessions.generation import Chunk, FinishReason, FunctionChoice, FunctionTool, Origin, Prompt, ToolCallDelta, Usage
+from engine.tool_calls import offered_names
+from sessions.generation import Chunk, FinishReason, FunctionTool, Origin, Prompt, ToolCallDelta, Usage
 from sessions.items import FunctionCallItem, FunctionCallOutputItem, Item, MessageItem
 
 _encoder = msgspec.json.Encoder()
@@ -269,16 +270,19 @@ def _directives(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _calls(prompt: Prompt, text: str, *, is_asked: bool) -> list[Chunk]:
-    """Pieces of the tool calls that the user's text, or the tool choice, asks for."""
-    if not prompt.tools or prompt.tool_choice == "none":
+    """Pieces of the tool calls that the user's text, or the tool choice, asks for; those of tools that were not offered are said."""
+    if not (offered := offered_names(prompt)):
         return []
     calls = [argument.partition(" ") for name, argument in _directives(text) if name == "call" and is_asked]
     named = [(name, arguments.strip() or "{}") for name, _, arguments in calls]
     if not named and prompt.tool_choice != "auto":
-        wanted = prompt.tool_choice.name if isinstance(prompt.tool_choice, FunctionChoice) else prompt.tools[0].name
-        named = [(tool.name, _example(tool)) for tool in prompt.tools if tool.name == wanted]
+        tool = next(tool for tool in prompt.tools if tool.name in offered)
+        named = [(tool.name, _example(tool))]
     chunks: list[Chunk] = []
     for index, (name, arguments) in enumerate(named):
+        if name not in offered:
+            chunks += _pieces(f'<tool_call>{{"name": "{name}", "arguments": {arguments}}}</tool_call>')
+            continue
         chunks.append(Chunk(num_tokens=1, tool_calls=(ToolCallDelta(index, name),)))
         for start in range(0, len(arguments), 8):
             piece = ToolCallDelta(index, arguments=arguments[start : start + 8])

@@ -18,7 +18,14 @@ from msgspec import Struct
 
 from engine.base import Capacity, EngineError, EngineOverloaded, EngineUnavailable, ModelNotLoadable, epoch_ms
 from engine.prompt import EncodedPrompt, PromptEncoder
-from engine.tool_calls import ForcedCallParser, HermesParser, ToolCallParser, forced_call_schema
+from engine.tool_calls import (
+    ForcedCallParser,
+    HermesParser,
+    OfferedCalls,
+    ToolCallParser,
+    forced_call_schema,
+    offered_names,
+)
 from engine.vllm_times import CoreClock, note_times
 from sessions.generation import Chunk, FinishReason, Origin, Prompt, ToolCallDelta
 
@@ -264,13 +271,13 @@ class VllmEngine:
     def _parser(self, running: "_Running", prompt: Prompt, encoded: EncodedPrompt) -> tuple[ToolCallParser | None, Any]:
         """What reads the answer's tool calls, if it may have any, and the sampling parameters that go with it."""
         settings = {**running.defaults, "max_tokens": encoded.num_left}
-        if not prompt.tools or prompt.tool_choice == "none":
+        if not (names := offered_names(prompt)):
             return None, running.sampling_params(**settings)
         if (schema := forced_call_schema(prompt)) is not None:
-            return ForcedCallParser(), running.sampling_params(
+            return ForcedCallParser(names), running.sampling_params(
                 **settings, structured_outputs=running.structured_outputs(json=schema)
             )
-        parser: ToolCallParser = HermesParser()
+        parser: ToolCallParser = HermesParser(names)
         if self._tool_parser != "hermes":
             parser = _VllmParser(self._tool_parser, running.encoder.tokenizer, prompt)
         # Where the tags of calls are special tokens, leaving those out would leave out the calls.
@@ -295,7 +302,7 @@ class _Running(Struct, frozen=True):
 
 
 class _VllmParser:
-    """One of vLLM's own streaming tool parsers."""
+    """One of vLLM's own streaming tool parsers, of whose calls those of offered tools are passed on."""
 
     def __init__(self, name: str, tokenizer: Any, prompt: Prompt) -> None:
         manager, request_type = _tool_parsers()
@@ -315,6 +322,8 @@ class _VllmParser:
         self._text = ""
         self._ids: list[int] = []
         self._last_index = 0
+        self._offered = OfferedCalls(prompt)
+        self._is_empty = not prompt.spoken
         self.num_calls = 0
 
     def feed(self, text: str, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCallDelta, ...]]:
@@ -325,19 +334,22 @@ class _VllmParser:
         )
         if delta is None:
             return "", ()
-        calls = tuple(
+        found = [
             ToolCallDelta(call.index, call.function.name, call.function.arguments or "")
             for call in delta.tool_calls or ()
             if call.function is not None
-        )
+        ]
+        self._last_index = found[-1].index if found else self._last_index
+        calls = self._offered.only(found)
         self.num_calls += sum(call.name is not None for call in calls)
-        self._last_index = calls[-1].index if calls else self._last_index
+        self._is_empty = self._is_empty and not (delta.content or calls)
         return delta.content or "", calls
 
     def finish(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
         remaining = getattr(self._parser, "get_remaining_unstreamed_args", None)  # newer than vLLM 0.24
         rest = remaining() if remaining is not None and self.num_calls else ""
-        return "", (ToolCallDelta(self._last_index, arguments=rest),) if rest else ()
+        self._offered.end(is_empty=self._is_empty)
+        return "", self._offered.only([ToolCallDelta(self._last_index, arguments=rest)]) if rest else ()
 
 
 def _import_vllm() -> None:

@@ -149,6 +149,39 @@ async def test_a_call_after_spoken_text_is_no_text(subject: Local) -> None:
     assert chunks[-1].finish_reason == "tool_calls"
 
 
+STRANGE = 'Let me see.\n<tool_call>\n{"name": "delete_account", "arguments": {"now": true}}\n</tool_call>\nDone.'
+
+
+async def test_a_call_of_a_tool_that_was_not_offered_is_text_wherever_it_is_cut(subject: Local) -> None:
+    """P4."""
+    with subject.saying(STRANGE):
+        whole = await answer(subject.engine, make_prompt(tools=(WEATHER,)))
+    cuts = [""]
+    for chunk in whole:
+        cuts.append(cuts[-1] + chunk.text)
+
+    for cut in cuts:
+        with subject.saying(STRANGE.removeprefix(cut)):
+            rest = await answer(subject.engine, make_prompt(tools=(WEATHER,), spoken=cut))
+        assert cut + text_of(rest) == STRANGE
+        assert not any(chunk.tool_calls for chunk in rest)
+        assert rest[-1].finish_reason == "stop"
+
+
+async def test_a_demanded_call_of_another_tool_is_text_wherever_it_is_cut(subject: Local) -> None:
+    demanded, said = '<tool_call>\n{"name": "', 'delete_account", "arguments": {}}\n</tool_call>'
+    with subject.saying(said):
+        whole = await answer(subject.engine, make_prompt(tools=(WEATHER,), tool_choice="required"))
+    assert text_of(whole) == demanded + said
+    cut = whole[0].text
+
+    with subject.saying((demanded + said).removeprefix(cut)):
+        rest = await answer(subject.engine, make_prompt(tools=(WEATHER,), tool_choice="required", spoken=cut))
+
+    assert cut + text_of(rest) == demanded + said
+    assert not any(chunk.tool_calls for chunk in [*whole, *rest])
+
+
 async def test_a_tool_call_is_no_text(engine: LocalEngine) -> None:
     prompt = make_prompt(user("What's the weather in Oslo?"), tools=(WEATHER,), instructions="")
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from engine.base import EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong, epoch_ms
 from engine.openai import OpenAIEngine
-from sessions.generation import Chunk, FunctionChoice, Origin, RetentionRatio, ToolCallDelta, Usage
+from sessions.generation import Chunk, FunctionChoice, FunctionTool, Origin, RetentionRatio, ToolCallDelta, Usage
 from tests.engine.builders import WEATHER, answer, assistant, call, make_prompt, output, system, text_of, user
 from tests.engine.upstream import Request, Upstream, upstream
 
@@ -161,6 +162,86 @@ async def test_tool_calls_come_in_pieces(engine: OpenAIEngine, endpoint: Upstrea
     assert chunks[-1].finish_reason == "tool_calls"
 
 
+STRANGE: list[dict[str, Any]] = [
+    {"index": 1, "id": "d", "function": {"name": "delete_account", "arguments": ""}},
+    {"index": 1, "function": {"arguments": "{}"}},
+]
+OTHER = FunctionTool(name="other")
+
+
+def calling(*pieces: dict[str, Any], text: str = "") -> Any:
+    """Says the text, then sends these pieces of calls, each in an event of its own."""
+
+    async def answer(request: Request) -> None:
+        await request.begin()
+        if text:
+            await request.delta(content=text)
+        for piece in pieces:
+            await request.delta(tool_calls=[piece])
+        await request.delta(finish_reason="tool_calls")
+        await request.event(choices=[], usage={"prompt_tokens": 9, "completion_tokens": 7})
+        await request.end()
+
+    return answer
+
+
+@pytest.mark.parametrize("demanded", ["auto", FunctionChoice(name="get_weather")])
+async def test_a_call_of_a_tool_that_was_not_offered_is_left_out(
+    engine: OpenAIEngine, endpoint: Upstream, demanded: Any
+) -> None:
+    offered = {"index": 0, "id": "c", "function": {"name": "get_weather", "arguments": "{}"}}
+    strange = STRANGE
+    tools: tuple[FunctionTool, ...] = (WEATHER,)
+    if demanded != "auto":  # then another than the demanded one is strange too
+        strange = [*STRANGE, {"index": 2, "function": {"name": "other", "arguments": "{}"}}]
+        tools = (WEATHER, OTHER)
+    endpoint.answers = [calling(strange[0], offered, *strange[1:], text="Let me see.")]
+
+    with capture_logs() as logs:
+        chunks = await answer(engine, make_prompt(tools=tools, tool_choice=demanded))
+
+    assert text_of(chunks) == "Let me see."
+    assert [delta for chunk in chunks for delta in chunk.tool_calls] == [ToolCallDelta(0, "get_weather", "{}")]
+    assert chunks[-1].usage == Usage(9, 7)
+    assert sum(chunk.num_tokens for chunk in chunks) == 7
+    assert [line["event"] for line in logs].count("tool_not_offered") == len(tools)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tools": (WEATHER,)}, {"tools": (WEATHER,), "tool_choice": "none"}])
+async def test_an_answer_ends_with_what_was_said_before_a_strange_call(
+    engine: OpenAIEngine, endpoint: Upstream, changes: dict[str, Any]
+) -> None:
+    endpoint.answers = [calling(*STRANGE, text="Let me see.")]
+
+    chunks = await answer(engine, make_prompt(**changes))
+
+    assert text_of(chunks) == "Let me see."
+    assert not any(chunk.tool_calls for chunk in chunks)
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+async def test_an_answer_of_nothing_but_strange_calls_is_a_failure(engine: OpenAIEngine, endpoint: Upstream) -> None:
+    """P9: never silence."""
+    endpoint.answers = [calling(*STRANGE)]
+
+    with pytest.raises(EngineError, match="not offered") as raised:
+        await answer(engine, make_prompt(tools=(WEATHER,)))
+
+    assert not raised.value.retryable
+    assert engine.failure() is None
+
+
+async def test_a_strange_call_after_what_was_spoken_is_left_out_too(engine: OpenAIEngine, endpoint: Upstream) -> None:
+    """P4: the answer ends as it would have without the cut."""
+    endpoint.answers = [counting(6), counting(9), calling(*STRANGE)]
+
+    chunks = await answer(engine, make_prompt(user("Hi"), tools=(WEATHER,), spoken="Let me see."))
+
+    assert text_of(chunks) == ""
+    assert not any(chunk.tool_calls for chunk in chunks)
+    assert chunks[-1].usage == Usage(6, 10)
+
+
 @pytest.mark.parametrize("way", ["abort", "close", "cancel", "abort before the first token"])
 async def test_the_other_side_learns_that_nobody_listens(engine: OpenAIEngine, endpoint: Upstream, way: str) -> None:
     begun = asyncio.Event()
@@ -245,6 +326,20 @@ async def test_history_is_dropped_until_it_fits_and_stays_dropped(engine: OpenAI
     assert messages[-1]["content"] == "last"
     assert len(messages) > 5
     assert len(endpoint.requests) == num_first + 1  # learned
+
+
+async def test_where_no_limit_is_told_history_is_dropped_a_part_at_a_time(endpoint: Upstream) -> None:
+    async def refuse(request: Request) -> None:
+        await request.refuse(400, "the prompt is too long", "context_length_exceeded")
+
+    del endpoint.model["max_model_len"]
+    endpoint.answers = [refuse, say_hello]
+    history = [item for n in range(20) for item in (user(f"Q{n} " + "a" * 120), assistant("b" * 120))]
+    async with OpenAIEngine(endpoint.url, "key", "m", **TIMEOUTS) as engine:
+        await answer(engine, make_prompt(*history, user("last")))
+
+    asked = [message for message in endpoint.requests[-1].body["messages"] if message["role"] == "user"]
+    assert 8 < len(asked) < 16
 
 
 async def test_system_messages_outlive_their_turn(engine: OpenAIEngine, endpoint: Upstream) -> None:

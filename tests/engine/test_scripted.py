@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.base import EngineError, EngineOverloaded, EngineUnavailable, PromptTooLong
 from engine.scripted import ScriptedEngine
@@ -60,11 +61,37 @@ async def test_the_limit_ends_the_answer() -> None:
 async def test_calls_are_made_when_there_are_tools() -> None:
     text = '[echo One moment.] [call get_weather {"city": "Seoul", "days": [1, 2]}] [call other]'
 
-    chunks = await answer(ScriptedEngine(), make_prompt(user(text), tools=(WEATHER,)))
+    chunks = await answer(ScriptedEngine(), make_prompt(user(text), tools=(WEATHER, FunctionTool(name="other"))))
 
     assert arguments_of(chunks) == (["get_weather", "other"], ['{"city": "Seoul", "days": [1, 2]}', "{}"])
     assert text_of(chunks) == "One moment."
     assert chunks[-1].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", FunctionChoice(name="get_weather")])
+async def test_a_call_of_a_tool_that_was_not_offered_is_said(choice: Any) -> None:
+    question = user("[echo One moment.] [call delete_account {}]")
+    prompt = make_prompt(question, tools=(WEATHER, FunctionTool(name="other")), tool_choice=choice)
+
+    chunks = await answer(ScriptedEngine(), prompt)
+
+    said = text_of(chunks)
+    assert said == 'One moment.<tool_call>{"name": "delete_account", "arguments": {}}</tool_call>'
+    assert arguments_of(chunks) == ([], [])
+    assert chunks[-1].finish_reason == "stop"
+    for num_chars in range(len(said) + 1):
+        rest = await answer(ScriptedEngine(), replace(prompt, spoken=said[:num_chars]))
+        assert (said[:num_chars] + text_of(rest), arguments_of(rest)) == (said, ([], []))
+
+
+async def test_of_two_tools_only_the_demanded_one_is_called() -> None:
+    prompt = make_prompt(
+        user("[call other] [call get_weather]"),
+        tools=(WEATHER, FunctionTool(name="other")),
+        tool_choice=FunctionChoice(name="get_weather"),
+    )
+
+    assert arguments_of(await answer(ScriptedEngine(), prompt))[0] == ["get_weather"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"tools": (WEATHER,), "tool_choice": "none"}])

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from engine.base import EngineUnavailable, ModelNotLoadable
+from engine.base import EngineError, EngineUnavailable, ModelNotLoadable
 from engine.prompt import PromptEncoder
 from engine.tool_calls import HermesParser
 from engine.vllm import VllmEngine, _VllmParser
@@ -108,7 +108,37 @@ def test_vllms_own_parser_reads_the_same(encoder: PromptEncoder, text: str) -> N
 
     theirs = _VllmParser("hermes", encoder.tokenizer, make_prompt(tools=(WEATHER,)))
 
-    assert read(theirs) == read(HermesParser())
+    assert read(theirs) == read(HermesParser({"get_weather"}))
+
+
+def test_of_the_calls_that_vllms_own_parser_finds_the_offered_ones_are_passed_on(encoder: PromptEncoder) -> None:
+    strange = '<tool_call>\n{"name": "delete_account", "arguments": {"now": true}}\n</tool_call>'
+
+    def read(text: str) -> tuple[_VllmParser, list[Chunk]]:
+        parser = _VllmParser("hermes", encoder.tokenizer, make_prompt(tools=(WEATHER,)))
+        fed = (parser.feed(letter, encoder.tokenizer.encode(letter)) for letter in text)
+        return parser, [Chunk(spoken, 1, deltas) for spoken, deltas in fed]
+
+    parser, fed = read(f"Hm. {strange}\n{CALL}\n{strange}")
+    ended = [Chunk(tool_calls=parser.finish()[1])]
+    silent, _ = read(strange)
+
+    assert [(name, json.loads(arguments)) for name, arguments in calls_of([*fed, *ended])] == [
+        ("get_weather", {"city": "서울"})
+    ]
+    assert parser.num_calls == 1
+    with pytest.raises(EngineError, match="not offered"):
+        silent.finish()
+
+
+async def test_a_call_of_a_tool_that_was_not_offered_is_text(vllm_subject: Vllm) -> None:
+    strange = 'Let me see.\n<tool_call>\n{"name": "delete_account", "arguments": {}}\n</tool_call>'
+    with vllm_subject.saying(strange):
+        chunks = await answer(vllm_subject.engine, make_prompt(tools=(WEATHER,)))
+
+    assert text_of(chunks) == strange
+    assert calls_of(chunks) == []
+    assert chunks[-1].finish_reason == "stop"
 
 
 async def test_the_next_turn_finds_the_answer_in_the_prefix_cache(vllm_subject: Vllm) -> None:

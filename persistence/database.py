@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from persistence.errors import DatabaseUnavailable, PoisonRecord
+from persistence.mysql import open_connection
 
 MYSQL_NAMES: Final = ("mysql", "mariadb")
 
@@ -107,7 +108,8 @@ def is_data_error(error: DBAPIError) -> bool:
         return False
     errno = _errno(error)
     if errno is not None:
-        return errno in _DATA_ERRNOS or isinstance(error, SqlIntegrityError)
+        # Without a statement it is the opening that failed, and before TLS anybody may say why: a good record would be buried for it.
+        return error.statement is not None and (errno in _DATA_ERRNOS or isinstance(error, SqlIntegrityError))
     return isinstance(error, SqlIntegrityError | SqlDataError)
 
 
@@ -156,15 +158,17 @@ async def open_database(url: str, *, timeout_s: float = 10.0, max_connections: i
 def driver_arguments(url: str) -> tuple[URL, dict[str, object]]:
     """The URL and the arguments with which its driver opens a strict, UTC, utf8mb4 connection.
 
-    For MySQL `?ssl_ca=FILE` asks for TLS with that authority, `?ssl=true` for TLS with the system's.
+    For MySQL `?ssl_ca=FILE` demands TLS with that authority, `?ssl=true` TLS with the system's.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() not in MYSQL_NAMES:
         return parsed, {"timeout": 5.0}
     query = dict(parsed.query)
     authority = query.pop("ssl_ca", None)
-    wants_tls = authority is not None or query.pop("ssl", "false") == "true"
+    # Any other word than false demands it too: a slip must not cost the encryption.
+    wants_tls = query.pop("ssl", "false") != "false" or authority is not None
     arguments: dict[str, object] = {
+        "async_creator_fn": open_connection,
         "connect_timeout": 5,
         "charset": "utf8mb4",
         "local_infile": False,

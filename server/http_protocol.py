@@ -1,11 +1,18 @@
-"""uvicorn's HTTP protocol with the limits it lacks: a deadline for each request's head and body, and a bound on the head's size."""
+"""uvicorn's HTTP protocol with the limits it lacks: a deadline for each request's head and body and for a client that does not read, and a
+bound on the head's size.
+"""
 
 import asyncio
+import contextlib
+import fcntl
+import struct
+import termios
 from asyncio import TimerHandle
 
 import msgspec
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -13,6 +20,8 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_FIELD_BYTES = 8_192 - 4
 MAX_FIELDS = 100
 BODY_TIMEOUT_S = 60.0
+# How often a client that holds us up is looked at; one that took nothing since the last look is cut.
+STALL_TIMEOUT_S = 10.0
 
 _STATUS_LINES = {400: b"400 Bad Request", 408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
 _CODES = {400: "invalid_request", 408: "request_timeout", 431: "request_too_large"}
@@ -39,6 +48,9 @@ class FluemanHttpProtocol(HttpToolsProtocol):
             config.head_timeout_s if isinstance(config, FluemanConfig) else FluemanConfig.head_timeout_s
         )
         self._deadline: TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
+        self._stall_timer: TimerHandle | None = None
+        self._num_unsent_bytes = 0  # at the last look; 0 where there was no need to look
         self._head_bytes = 0
         self._is_in_head = True
         self._refusal = 400
@@ -46,10 +58,32 @@ class FluemanHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._set_deadline(self._head_timeout_s)
+        self._set_stall_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
+        self._clear_stall_timer()
+        if self._answering is not None and not self._answering.response_complete:
+            # uvicorn tells the request that came last; the one that is answered would write into what is closed.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def resume_writing(self) -> None:
+        self._num_unsent_bytes = 0
+        super().resume_writing()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The answer in progress would get into the WebSocket, and wait for ever where only that one is told to go on.
+            self.transport.abort()
+            return
+        self._clear_stall_timer()
+        super().handle_websocket_upgrade()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -116,3 +150,33 @@ class FluemanHttpProtocol(HttpToolsProtocol):
             self._refuse(408)
         else:
             self.transport.abort()
+
+    def _set_stall_timer(self) -> None:
+        self._stall_timer = self.loop.call_later(STALL_TIMEOUT_S, self._on_stall_timer)
+
+    def _clear_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _on_stall_timer(self) -> None:
+        # Paused or closing, nothing is added to what is unsent: a client that reads, however slowly, leaves less at each look. A
+        # transport that closes has no other end than this one, as long as its client does not read.
+        is_held_up = self.flow.write_paused or self.transport.is_closing()
+        num_bytes = self.transport.get_write_buffer_size() + self._num_kernel_bytes() if is_held_up else 0
+        if 0 < self._num_unsent_bytes <= num_bytes:
+            self.transport.abort()
+            return
+        self._num_unsent_bytes = num_bytes
+        self._set_stall_timer()
+
+    def _num_kernel_bytes(self) -> int:
+        """Bytes that the kernel took from us and the client has not acknowledged.
+
+        Linux takes more only when a third of its buffer, which may be of 4 MiB, is free again: a slow client needs long for that.
+        """
+        with contextlib.suppress(OSError):
+            fileno = self.transport.get_extra_info("socket").fileno()
+            num_bytes: int = struct.unpack("i", fcntl.ioctl(fileno, termios.TIOCOUTQ, bytes(4)))[0]
+            return num_bytes
+        return 0

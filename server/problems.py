@@ -8,7 +8,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
@@ -99,6 +99,11 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return problem_response(error.status_code, code, f"{phrase}.", headers=error.headers)
 
 
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """For the log of requests alone: a client that went before its body was here is no error of ours."""
+    return problem_response(408, "request_timeout", "The request did not come in time.")
+
+
 async def _on_exception(request: Request, error: Exception) -> Response:
     problem_id = new_problem_id()
     log.error("request_failed", error_id=problem_id, method=request.method, path=request.url.path, exc_info=error)
@@ -114,5 +119,6 @@ EXCEPTION_HANDLERS: Mapping[object, ExceptionHandler] = {
     StoreUnavailable: _on_unavailable,
     DatabaseUnavailable: _on_unavailable,
     ArchiveUnavailable: _on_unavailable,
+    ClientDisconnect: _on_disconnect,
     Exception: _on_exception,
 }

@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_schemes("sqlite+aiosqlite", "mysql+aiomysql"))] = Field(
         default_factory=lambda data: f"sqlite+aiosqlite:///{data['data_dir'] / 'flueman.db'}",
         repr=False,
-        description="tables: mysql+aiomysql://user:password@host/db; default SQLite under data_dir",
+        description="tables: mysql+aiomysql://user:password@host/db, ?ssl_ca=FILE or ?ssl=true demands TLS; default SQLite under data_dir",
     )
     redis_url: Annotated[str, AfterValidator(_schemes("redis", "rediss", "unix"))] | None = Field(
         None, repr=False, description="journal and sessions: redis://…; default the embedded SQLite store"

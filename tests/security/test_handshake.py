@@ -102,6 +102,15 @@ async def test_a_broken_or_huge_head_is_refused_at_once(
     assert b"Traceback" not in answer
 
 
+async def test_an_upgrade_while_an_answer_is_in_progress_is_cut(target: Target) -> None:
+    """The answer would get into the WebSocket, and its task would wait for ever for a client that does not read."""
+    upgrade = UPGRADE + f"Authorization: Bearer {target.token('hasty')}\r\n\r\n".encode()
+
+    answer = await answer_to(target, b"GET /web/app.js HTTP/1.1\r\nHost: x\r\n\r\n" + upgrade)
+
+    assert b" 101 " not in answer
+
+
 async def test_a_client_that_answers_no_ping_is_dropped(target: Target) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     writer.write(UPGRADE + f"Authorization: Bearer {target.token('silent')}\r\n\r\n".encode())

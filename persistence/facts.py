@@ -1,5 +1,6 @@
 """Reads what a session's summary is made of, for many sessions at once."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, Final
@@ -63,7 +64,9 @@ async def summary_of(database: Database, session_id: str, mask: Mask) -> Summary
         facts = (await load_facts(connection, [session_id])).get(session_id)
     if facts is None:
         return None
-    return summarize(facts, mask(facts.turns[0].text)[:MAX_FIRST_TEXT_CHARS] if facts.turns else None)
+    # Masked before it is cut: of what stands across the cut nothing would be found.
+    first = await asyncio.to_thread(mask, facts.turns[0].text) if facts.turns else None
+    return summarize(facts, None if first is None else first[:MAX_FIRST_TEXT_CHARS])
 
 
 async def _ratings(connection: AsyncConnection, session_ids: list[str]) -> Ratings:

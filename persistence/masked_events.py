@@ -4,21 +4,26 @@ A number may be said in many deltas. Deltas are held back until it is settled wh
 no more is held than `_MAX_HELD_BYTES`.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Final
+from functools import partial
+from time import monotonic
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from persistence.masked_json import mask_json, replace_strings
+from persistence.masked_json import mask_json
 from persistence.masked_text import MaskedText
-from persistence.masking import BULLET
 from persistence.part import JournalEvent
 from persistence.recording import Edge, Hole, Recorded
 
 _MAX_HELD_BYTES: Final = 1 << 20
+# What is live goes on beside it: after so long the event loop turns, and what is longer is masked in a thread.
+_MAX_TURN_S: Final = 0.002
+_MAX_BYTES_IN_TURN: Final = 8 * 1024
 
 _TEXT: Final = "response.output_text"
 _ARGUMENTS: Final = "response.function_call_arguments"
@@ -31,6 +36,7 @@ _RESPONSE_DONE: Final = "response.done"
 Stream = AsyncGenerator[Recorded | Edge, None]
 # The item and the part of it; arguments are one part.
 _Place = tuple[str, int]
+_Done = TypeVar("_Done")
 
 
 class _Id(Struct, frozen=True):
@@ -62,65 +68,69 @@ class _Held(Struct, eq=False):
         return self.text is None or self.end <= self.text.num_settled
 
     def masked(self) -> JournalEvent:
-        if self.text is None:
-            return msgspec.structs.replace(self.event, event=mask_json(self.event.event))
-        delta = self.text.take(self.start, self.end)
-        if BULLET not in delta:
-            return self.event
-        changed = replace_strings(self.event.event, lambda name, _: delta if name == b"delta" else None)
-        return msgspec.structs.replace(self.event, event=changed)
+        delta = None if self.text is None else self.text.take(self.start, self.end)
+        return msgspec.structs.replace(self.event, event=mask_json(self.event.event, delta=delta))
 
 
 _decoder = msgspec.json.Decoder(_Event)
 
 
-async def masked_events(stream: Stream) -> Stream:
+async def masked_events(stream: Stream, *, now_s: Callable[[], float] = monotonic) -> Stream:
     """The stream, masked. It may begin anywhere, and break off anywhere."""
-    masker = _Masker()
+    masker = _Masker(now_s)
     async with aclosing(stream):
         async for found in stream:
             match found:
                 case JournalEvent():
-                    masker.add(found)
+                    await masker.add(found)
                 case Hole():
                     masker.break_off()
                 case Edge():
                     pass
-            for event in masker.settled():
+            while (event := await masker.take()) is not None:
                 yield event
             if not isinstance(found, JournalEvent):
                 yield found
     masker.break_off()
-    for event in masker.settled():
+    while (event := await masker.take()) is not None:
         yield event
+
+
+async def _done(num_bytes: int, work: Callable[[], _Done]) -> _Done:
+    """What the work on so many bytes returns."""
+    return await asyncio.to_thread(work) if num_bytes > _MAX_BYTES_IN_TURN else work()
 
 
 class _Masker:
     """The events that wait, and the texts that go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._turned_s = now_s()
         self._held: deque[_Held] = deque()
         self._num_bytes = 0
         self._texts: dict[_Place, MaskedText] = {}
         # Items whose beginning was seen, each with its response.
         self._begun: dict[str, str] = {}
 
-    def add(self, found: JournalEvent) -> None:
+    async def add(self, found: JournalEvent) -> None:
         """The next event."""
-        self._held.append(self._hold(found))
+        self._held.append(await _done(len(found.event), partial(self._hold, found)))
         self._num_bytes += len(found.event)
         if self._num_bytes > _MAX_HELD_BYTES:
             # One text stands still while others go on.
             self.break_off()
 
-    def settled(self) -> list[JournalEvent]:
-        """The events that wait for nothing more."""
-        events = []
-        while self._held and self._held[0].is_settled:
-            held = self._held.popleft()
-            self._num_bytes -= len(held.event.event)
-            events.append(held.masked())
-        return events
+    async def take(self) -> JournalEvent | None:
+        """The first of the events that wait, once it waits for nothing more."""
+        if self._now_s() - self._turned_s > _MAX_TURN_S:
+            await asyncio.sleep(0)
+            self._turned_s = self._now_s()
+        if not self._held or not self._held[0].is_settled:
+            return None
+        held = self._held.popleft()
+        self._num_bytes -= len(held.event.event)
+        return await _done(len(held.event.event), held.masked)
 
     def break_off(self) -> None:
         """What follows is not what followed."""

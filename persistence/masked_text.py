@@ -1,6 +1,14 @@
 """One text masked as it comes, piece by piece, exactly as it would be masked whole: what may yet become personal data is held back."""
 
+from typing import Final
+
 from persistence.masking import REACH, Span, begun, cover, plain, settled, spans
+
+# At most so much more than must be is held back, so that a text of nothing but numbers is not searched again at each of them.
+MAX_WAIT_CHARS: Final = 64
+_MARKS_A_CHAR: Final = 8
+# What personal data is looked for by: where there is none of it, a search costs nothing.
+_MARKS: Final = "0123456789@%:"
 
 
 class MaskedText:
@@ -27,7 +35,9 @@ class MaskedText:
         if self._is_cut:
             self._find_beginning()
         if not self._is_cut:
-            self._settle(self._begin + settled(self._plain), is_end=False)
+            place = self._begin + settled(self._plain)
+            if place > self.num_settled and place - self.num_settled >= self._num_worth_a_search():
+                self._settle(place, is_end=False)
 
     def end(self) -> None:
         """The text is complete: no piece follows."""
@@ -38,6 +48,8 @@ class MaskedText:
 
     def break_off(self) -> None:
         """What follows is not known: what may be a part of personal data is covered."""
+        if not self._is_cut:
+            self._settle(self._begin + settled(self._plain), is_end=False)
         self._cover_rest(self.num_settled - self._begin)
 
     def take(self, start: int, end: int) -> str:
@@ -56,13 +68,27 @@ class MaskedText:
             # As spaces: nothing is found in it, and in what follows as if nothing came before.
             self._plain = " " * known + self._plain[known:]
 
+    def _num_worth_a_search(self) -> int:
+        """How many characters more are to be settled before it is looked what they are: the fewer, the less it costs."""
+        searched = self._plain[self._searched_from() :]
+        return min(MAX_WAIT_CHARS, 1 + sum(map(searched.count, _MARKS)) // _MARKS_A_CHAR)
+
+    def _searched_from(self) -> int:
+        """Where in what is held that begins which what is not settled depends on."""
+        return max(0, self.num_settled - self._begin - REACH)
+
     def _settle(self, place: int, *, is_end: bool) -> None:
         if place > self.num_settled:
-            self._found = spans(self._plain, is_end=is_end)
+            known, start = self.num_settled - self._begin, self._searched_from()
+            found = [(first + start, last + start) for first, last in spans(self._plain[start:], is_end=is_end)]
+            self._found = [
+                *((first, min(last, known)) for first, last in self._found if first < known),
+                *((max(first, known), last) for first, last in found if last > known),
+            ]
             self.num_settled = place
 
     def _cover_rest(self, start: int) -> None:
-        self._found = [span for span in self._found if span[1] <= start] + [(start, len(self._text))]
+        self._found = [span for span in self._found if span[0] < start] + [(start, len(self._text))]
         self.num_settled = self.num_chars
 
     def _forget(self, end: int) -> None:

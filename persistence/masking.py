@@ -5,17 +5,17 @@ is covered depends on no more than `REACH` characters before and after it.
 """
 
 import re
+import string
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 from unicodedata import decimal
 
 from stdnum import iban
-from stdnum.cn import ric
 from stdnum.es import dni, nie
 from stdnum.it import codicefiscale
 
-from persistence.personal_numbers import MIN_DIGITS, personal_spans
+from persistence.personal_numbers import MIN_DIGITS, is_chinese_id, personal_spans
 
 BULLET: Final = "•"
 REACH: Final = 400
@@ -30,9 +30,14 @@ _NAME_CHARS: Final = "".join(map(chr, range(0x250)))
 _NAME_CHARS_ONLY: Final = "".join(re.findall(f"[{_NAME}]", _NAME_CHARS))
 _LOCAL_CHARS: Final = _NAME_CHARS_ONLY + "._+'&#-"
 _MAX_LOCAL_CHARS: Final = 64
+_LATIN: Final = string.ascii_letters
 _AT: Final = re.compile(
     rf"(?:@|%40)[{_NAME}-]{{1,63}}(?:\.[{_NAME}-]{{1,63}}){{0,3}}\.[A-Za-zÀ-ÖØ-öø-ɏ][{_NAME}-]{{1,62}}"
 )
+# An address that the text breaks off in. Of one letter before the sign nobody knows whom it names, and versions have dots.
+_MIN_CUT_LOCAL_CHARS: Final = 2
+_MAX_CUT_DOMAIN_CHARS: Final = 255
+_CUT_AT: Final = re.compile(rf"(?:@|%40)(?![0-9]+\.[0-9])[{_NAME}.-]{{0,{_MAX_CUT_DOMAIN_CHARS}}}\Z")
 
 # Each begins with what it must have, not with what may not stand before it: so the search runs over ordinary text at full speed.
 _RIGHT: Final = r"(?![0-9A-Za-z_])"
@@ -53,7 +58,7 @@ _CHECKED: Final = (
         re.compile(rf"[A-Za-z]{{6}}[0-9]{{2}}[A-Za-z][0-9]{{2}}[A-Za-z][0-9]{{3}}[A-Za-z]{_RIGHT}"),
         codicefiscale.is_valid,
     ),
-    (re.compile(rf"[0-9]{{17}}[Xx]{_RIGHT}"), ric.is_valid),
+    (re.compile(rf"[0-9]{{17}}[Xx]{_RIGHT}"), is_chinese_id),
 )
 # Digits with a letter before or after them: without any, none of those that have both needs to be looked for.
 _IS_MIXED: Final = re.compile(
@@ -62,6 +67,8 @@ _IS_MIXED: Final = re.compile(
 
 _TIED: Final = re.compile(r"[0-9A-Za-z_]\Z|[0-9]\.\Z")
 _ESCAPE: Final = re.compile(r"\\[nrtbf]")
+# In a prompt that is one text: each line, and each mark of the template, may follow an answer that was stopped.
+_SAID_IN_PROMPT: Final = re.compile(r"(?=[<\n])")
 _NOTHING_TO_FIND: Final = re.compile(r"[^0-9@%]*", re.ASCII)
 
 
@@ -91,6 +98,11 @@ def mask(text: str) -> str:
     """The text with all personal data in it covered; the same for the same text, and of the same length in UTF-16 units."""
     found = spans(plain(text), is_end=True)
     return cover(text, found) if found else text
+
+
+def mask_prompt_text(text: str) -> str:
+    """As `mask`, of a prompt in which what is said ends at a line's end or a template's mark, perhaps within personal data."""
+    return "".join(map(mask, _SAID_IN_PROMPT.split(text)))
 
 
 def plain(text: str) -> str:
@@ -124,9 +136,9 @@ def cover(text: str, found: Sequence[Span], start: int = 0, end: int | None = No
 def settled(text: str) -> int:
     """Up to where a plain text is masked alike, whatever follows it."""
     position = first = len(text.rstrip(_OPEN_CHARS))
-    at = len(text)
-    while (space := text.rfind(" ", first, at)) >= 0:
-        token = text[text.rfind(" ", first, space) + 1 if text.rfind(" ", first, space) >= 0 else first : space]
+    at, floor = len(text), max(first, len(text) - REACH)
+    while (space := text.rfind(" ", floor, at)) >= 0:
+        token = text[max(first, text.rfind(" ", first, space) + 1) : space]
         if token and not may_be_number(token):
             position = space + 1
             break
@@ -152,23 +164,20 @@ def begun(text: str) -> int | None:
 
 def may_be_number(token: str) -> bool:
     """Whether a word may be a part of a number that is written with spaces."""
-    return any(char.isdigit() for char in token) or _is_bank(token)
+    return any(char.isdigit() for char in token) or _is_bank(token) or _is_bank(token[len(token.rstrip(_LATIN)) :])
 
 
 def _is_bank(token: str) -> bool:
     """Whether a word without digits may stand within an IBAN, or a national id, that is written with spaces."""
-    return len(token) <= 4 and not token.islower()
+    return 0 < len(token) <= 4 and not token.islower()
 
 
 def _found(text: str, *, is_end: bool) -> Iterator[Span]:
     for match in _AT.finditer(text):
-        before = text[max(0, match.start() - _MAX_LOCAL_CHARS) : match.start()]
-        start = match.start() - len(before) + len(before.rstrip(_LOCAL_CHARS))
-        if _ESCAPE.match(text[max(0, start - 1) : start + 1]):
-            # In a JSON text the letter belongs to the line break before it.
-            start += 1
-        if start < match.start():
+        if (start := _local_start(text, match.start())) < match.start():
             yield start, match.end()
+    if is_end:
+        yield from _cut_address(text)
     for match in _RUN.finditer(text):
         yield from personal_spans(text, *match.span(), is_end=is_end)
     if text.count(".") > 2:
@@ -177,6 +186,22 @@ def _found(text: str, *, is_end: bool) -> Iterator[Span]:
         yield from (match.span() for match in _IPV6.finditer(text) if _is_free(text, match) and _is_ipv6(match[0]))
     if _IS_MIXED.search(text):
         yield from _mixed(text)
+
+
+def _cut_address(text: str) -> Iterator[Span]:
+    cut = _CUT_AT.search(text, max(0, len(text) - _MAX_CUT_DOMAIN_CHARS - len("%40")))
+    if cut is not None and _AT.match(text, cut.start()) is None:
+        start = _local_start(text, cut.start())
+        if start <= cut.start() - _MIN_CUT_LOCAL_CHARS:
+            yield start, cut.end()
+
+
+def _local_start(text: str, end: int) -> int:
+    """Where the part of an address begins that ends before its sign."""
+    before = text[max(0, end - _MAX_LOCAL_CHARS) : end]
+    start = end - len(before) + len(before.rstrip(_LOCAL_CHARS))
+    # In a JSON text the letter belongs to the line break before it.
+    return start + 1 if _ESCAPE.match(text[max(0, start - 1) : start + 1]) else start
 
 
 def _mixed(text: str) -> Iterator[Span]:

@@ -39,6 +39,8 @@ _CARD: Final = re.compile(r"3[04-9]\d{11,13}|35\d{14}|4\d{12}(?:\d{3}){0,2}|5[0-
 _GROUP: Final = re.compile(r"[0-9]+")
 _LETTER: Final = re.compile(r"[0-9A-Za-z_]")
 _ESCAPE: Final = re.compile(r"\\[nrtbf]")
+# What may stand between the groups of a number, and after the last that was said; a full stop ends a sentence.
+_CUT: Final = re.compile(r"[ /(\-]{0,3}\Z")
 
 
 class _Group(Struct, frozen=True):
@@ -74,7 +76,7 @@ def _foreign_end(text: str, groups: Sequence[_Group], *, is_end: bool) -> int | 
         digits += group.digits
         if len(digits) > _MAX_FOREIGN_DIGITS:
             break
-        if is_end and group.end == len(text) and len(digits) >= _MIN_CUT_DIGITS:
+        if is_end and len(digits) >= _MIN_CUT_DIGITS and _CUT.match(text, group.end):
             possible = possible or group.end
         elif len(digits) >= _MIN_FOREIGN_DIGITS:
             match _foreign_phone(digits):
@@ -98,7 +100,7 @@ def _national_end(text: str, groups: Sequence[_Group], *, is_end: bool) -> int |
         is_even = count < 4 or group.gap == groups[2].gap
         if not is_even:
             break
-        is_cut = is_end and group.end == len(text) and len(digits) >= _MIN_CUT_DIGITS
+        is_cut = is_end and len(digits) >= _MIN_CUT_DIGITS and _CUT.match(text, group.end) is not None
         if len(digits) < MIN_DIGITS and not is_cut:
             continue
         if count == 1 and (_is_tied(text, group) or _is_fraction(text, group)):
@@ -212,11 +214,20 @@ def _is_national_id(shape: tuple[int, ...], digits: str) -> bool:
             is_years = all(year in ("19", "20") for year in (digits[:2], digits[4:6], digits[8:10]))
             return not is_years and bool(aadhaar.is_valid(digits) or my_number.is_valid(digits))
         case (18,):
-            return bool(ric.is_valid(digits))
+            return is_chinese_id(digits)
         case (15,) | (1, 2, 2, 2, 3, 3, 2):
             return bool(nir.is_valid(digits))
         case _:
             return False
+
+
+def is_chinese_id(number: str) -> bool:
+    """Whether it is a Chinese citizen's, by its check digit, birthday and place."""
+    try:
+        return bool(ric.is_valid(number))
+    except KeyError:
+        # All but the county is right: of one that it does not know, python-stdnum looks for the name nevertheless.
+        return True
 
 
 def _is_birthday(digits: str) -> bool:

@@ -3,13 +3,15 @@
 Ids that tie things together stay as they are, and so do all numbers and times.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Raw
 from msgspec.structs import replace
 
 from persistence.audit import AuditRow
 from persistence.feedback import StoredFeedback
 from persistence.masked_json import mask_json, mask_json_text
-from persistence.masking import mask
+from persistence.masking import mask, mask_prompt_text
 from persistence.notes import StoredNote
 from persistence.prompts import StoredPrompt
 from persistence.summaries import Summary
@@ -35,7 +37,7 @@ def mask_session(found: WholeSession) -> WholeSession:
         turns=[replace(turn, text=mask(turn.text)) for turn in found.turns],
         answers=[_mask_answer(answer) for answer in found.answers],
         feedback=[mask_feedback(each) for each in found.feedback],
-        notes=[mask_note(note) for note in found.notes],
+        notes=mask_notes(found.notes),
         masked=True,
     )
 
@@ -67,9 +69,14 @@ def mask_feedback(feedback: StoredFeedback) -> StoredFeedback:
     return replace(feedback, user_id=user_id, comment=_mask(feedback.comment))
 
 
-def mask_note(note: StoredNote) -> StoredNote:
-    """The note, masked."""
-    return replace(note, text=mask(note.text))
+def mask_others_feedback(rows: Sequence[StoredFeedback], user_id: str) -> tuple[StoredFeedback, ...]:
+    """The opinions, masked but for those of that user. Keep it off the event loop."""
+    return tuple(row if row.user_id == user_id else mask_feedback(row) for row in rows)
+
+
+def mask_notes(notes: Sequence[StoredNote]) -> tuple[StoredNote, ...]:
+    """The notes, masked. Keep it off the event loop."""
+    return tuple(replace(note, text=mask(note.text)) for note in notes)
 
 
 def mask_prompt(found: StoredPrompt) -> StoredPrompt:
@@ -83,7 +90,7 @@ def mask_audit(row: AuditRow) -> AuditRow:
 
 
 def _mask_prompt(prompt: str, prompt_format: str | None) -> str:
-    return mask_json_text(prompt) if prompt_format == "messages" else mask(prompt)
+    return mask_json_text(prompt) if prompt_format == "messages" else mask_prompt_text(prompt)
 
 
 def _mask(text: str | None) -> str | None:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from persistence.errors import ArchiveUnavailable, DatabaseUnavailable
+from persistence.masking import mask, unmasked
 from persistence.part import JournalEvent, encode_line
 from persistence.recording import Hole
 from persistence.summaries import Summary
@@ -60,17 +61,15 @@ async def _export(request: Request) -> Response:
     query_of(request, Nothing)
     subject = await subject_of(request, services, principal)
     session_id = subject.meta.session_id
-    summary = await summary_of(services, subject.meta)
+    is_masked = services.access.is_masked(principal, user_id=subject.meta.user_id)
+    summary = await summary_of(services, subject.meta, mask if is_masked else unmasked)
     # What is away from the start is a 503, not the beginning of a file.
     await services.recording.extent(session_id)
     await audited(services, principal, subject, "session.export")
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{session_id}.jsonl"'}
     recorded = view_of(services.access, principal, subject.meta)(services.recording.events(session_id))
-    if services.access.is_masked(principal, user_id=subject.meta.user_id):
-        lines = _lines(_First(mask_summary(summary), masked=True), recorded)
-    else:
-        lines = _lines(_First(summary), recorded)
-    return _PiecewiseResponse(_chunks(lines), headers=headers, media_type=MEDIA_TYPE)
+    first = _First(mask_summary(summary), masked=True) if is_masked else _First(summary)
+    return _PiecewiseResponse(_chunks(_lines(first, recorded)), headers=headers, media_type=MEDIA_TYPE)
 
 
 class _PiecewiseResponse(StreamingResponse):

@@ -1,5 +1,6 @@
 """`GET` and `POST /v1/sessions/{id}/notes`: what staff wrote beside a session, for each other."""
 
+import asyncio
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -13,7 +14,7 @@ from server.api.caller import caller
 from server.api.query import Nothing, body_of, query_of
 from server.api.subject import audited, subject_of
 from server.identifiers import new_id
-from server.personal_data import mask_note
+from server.personal_data import mask_notes
 from server.services import services_of
 from sessions.records import NoteRecord, encode_record
 from sessions.wire_errors import BadEvent
@@ -45,7 +46,7 @@ async def _list(request: Request) -> Response:
     subject = await subject_of(request, services, principal)
     found = await notes_of_session(services.database, subject.meta.session_id)
     if services.access.is_masked(principal, user_id=subject.meta.user_id):
-        found = tuple(map(mask_note, found))
+        found = await asyncio.to_thread(mask_notes, found)
     await audited(services, principal, subject, "session.view", part="notes")
     return answer(_Notes(list(found)))
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from persistence.masking import mask, unmasked
 from persistence.prompts import find_prompt
 from server.api.answer import answer
 from server.api.caller import caller
@@ -27,8 +28,9 @@ async def _show(request: Request) -> Response:
     principal = await caller(request)
     query_of(request, Nothing)
     subject = await subject_of(request, services, principal)
-    found = await whole_session(services, subject.meta)
-    if services.access.is_masked(principal, user_id=subject.meta.user_id):
+    is_masked = services.access.is_masked(principal, user_id=subject.meta.user_id)
+    found = await whole_session(services, subject.meta, mask if is_masked else unmasked)
+    if is_masked:
         found = await asyncio.to_thread(mask_session, found)
     audit_id = await audited(services, principal, subject, "session.view")
     return answer(msgspec.structs.replace(found, audit_id=audit_id))

@@ -1,15 +1,15 @@
 """A session in short, from the tables as they are now; of one that the writer has not stored yet what the store knows."""
 
 from persistence.facts import summary_of as stored_summary
-from persistence.masking import unmasked
+from persistence.masking import Mask
 from persistence.summaries import Summary
 from server.services import Services
 from sessions.store import SessionMeta
 
 
-async def summary_of(services: Services, meta: SessionMeta) -> Summary:
-    """The summary; its counts are zero where nothing is stored yet."""
-    stored = await stored_summary(services.database, meta.session_id, unmasked)
+async def summary_of(services: Services, meta: SessionMeta, mask: Mask) -> Summary:
+    """The summary, its text as `mask` leaves it; its counts are zero where nothing is stored yet."""
+    stored = await stored_summary(services.database, meta.session_id, mask)
     return stored if stored is not None else _bare(meta)
 
 

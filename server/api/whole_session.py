@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from persistence.errors import ArchiveUnavailable
 from persistence.feedback import StoredFeedback, feedback_of_session
 from persistence.history import StoredPrediction, StoredTurn, load_dialogue
+from persistence.masking import Mask
 from persistence.notes import StoredNote, notes_of_session
 from persistence.recording import Extent, Hole
 from persistence.summaries import Summary
@@ -87,8 +88,8 @@ class WholeSession(Struct, frozen=True, kw_only=True):
     masked: Literal[True] | UnsetType = UNSET
 
 
-async def whole_session(services: Services, meta: SessionMeta) -> WholeSession:
-    """All of it. The errors of a store or a database that is away go through: without them there is nothing to show."""
+async def whole_session(services: Services, meta: SessionMeta, mask: Mask) -> WholeSession:
+    """All of it, what is cut short as `mask` leaves it. The errors of a store or a database that is away go through."""
     warnings: list[Warning] = []
     extent: Extent | None = None
     try:
@@ -101,7 +102,7 @@ async def whole_session(services: Services, meta: SessionMeta) -> WholeSession:
     if dialogue is None:
         warnings.append("not_stored_yet")
     return WholeSession(
-        session=await summary_of(services, meta),
+        session=await summary_of(services, meta, mask),
         extent=None if extent is None else _extent(extent),
         turns=() if dialogue is None else dialogue.turns,
         answers=[] if dialogue is None else [_answer(prediction) for prediction in dialogue.predictions],

@@ -1,11 +1,15 @@
 """A recording with personal data covered: every event has its number, time and place, and every byte that says nothing personal."""
 
+import asyncio
+import itertools
 import random
-from collections.abc import AsyncGenerator, Iterable, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 import msgspec
 import pytest
 
+import persistence.masked_events
 from persistence.masked_events import masked_events
 from persistence.masked_json import mask_json
 from persistence.masking import BULLET, mask
@@ -128,6 +132,80 @@ class TestAnswers:
         assert deltas(found) == shown
         assert msgspec.json.decode(shown) == {"to": BULLET * 13, "text": "hi\n" + BULLET * 21, "n": 3}
 
+    @pytest.mark.parametrize("text", ["mail j.smith@gma", "call 010-1234-56"])
+    async def test_an_answer_that_was_stopped_within_it_shows_nothing_of_it(self, text: str) -> None:
+        found = await seen(numbered(spoken([*text])))
+
+        covered = text[:5] + BULLET * (len(text) - 5)
+        assert deltas(found) == covered
+        done = found[2 + len(text)]
+        assert isinstance(done, JournalEvent)
+        assert msgspec.json.decode(done.event)["text"] == covered
+
+    async def test_an_item_that_is_called_by_an_address_is_the_same_one_in_each_of_its_events(self) -> None:
+        told = numbered(spoken(["Good ", "morning."], MAIL))
+
+        found = [each for each in await seen(told) if isinstance(each, JournalEvent)]
+
+        assert len(found) == len(told)
+        assert all(each.event.count((BULLET * len(MAIL)).encode()) == 1 for each in found)
+        assert deltas(found) == "Good morning."
+
+
+class TestTheLoop:
+    """P7: what is live goes on while a recording is masked."""
+
+    async def test_it_turns_whenever_it_was_held_for_long(self) -> None:
+        told = numbered(spoken(["word "] * 100))
+        seconds = itertools.count()
+
+        assert await num_turns(told, lambda: next(seconds)) >= len(told)
+        assert await num_turns(told, lambda: 0.0) < 5
+
+    async def test_it_turns_while_what_was_held_back_is_given_out(self) -> None:
+        told = [
+            *numbered([*spoken([*"010-12"], "item_1")[:8], *spoken(["word "] * 100, "item_2")]),
+            Hole(999, 999, "lost"),
+        ]
+        seconds = itertools.count()
+
+        assert await num_turns(told, lambda: next(seconds)) >= 2 * len(told) - 20
+
+    async def test_what_is_long_is_masked_in_a_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        masked_here: list[tuple[bool, bool]] = []
+
+        def noted(document: bytes, *, delta: str | None = None) -> bytes:
+            masked_here.append((len(document) > 10_000, threading.current_thread() is threading.main_thread()))
+            return mask_json(document, delta=delta)
+
+        monkeypatch.setattr(persistence.masked_events, "mask_json", noted)
+        told = numbered(spoken([f"{PHONE}, {'word ' * 3000}", "word "]))
+
+        found = await seen(told)
+
+        assert deltas(found) == f"{BULLET * 13}, {'word ' * 3001}"
+        assert sorted(set(masked_here)) == [(False, True), (True, False)]
+
+
+async def num_turns(told: Iterable[Recorded | Edge], now_s: Callable[[], float]) -> int:
+    """How often the loop turns while it is masked."""
+    num, is_done = 0, False
+
+    async def watch() -> None:
+        nonlocal num
+        while not is_done:
+            num += 1
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        nonlocal is_done
+        async for _ in masked_events(stream(told), now_s=now_s):
+            pass
+        is_done = True
+
+    await asyncio.gather(watch(), read())
+    return num
+
 
 class TestBrokenStreams:
     @pytest.mark.parametrize("first", range(3, 3 + len(PHONE) + 6))
@@ -193,7 +271,7 @@ class TestDocuments:
     def test_only_the_strings_that_hold_something_are_changed(self) -> None:
         document = (
             b'{ "id":"0101234567890", "text" : "a \\"q\\" 010-1234-5678", "\\u0061":[ "x", {"n":1.50,"m":"a@b.example"} ],'
-            b'"item_id":"kim@example.com" }'
+            b'"item_id":"010-1234-5678" }'
         )
 
         changed = mask_json(document)
@@ -210,6 +288,41 @@ class TestDocuments:
         changed = msgspec.json.decode(mask_json(msgspec.json.encode({"arguments": inner})))
 
         assert msgspec.json.decode(changed["arguments"]) == {"mail": BULLET * 21, "n": "x" * 9}
+
+    @pytest.mark.parametrize(
+        "document",
+        [
+            '{"metadata":{"id":"01012345678"}}',
+            '{"metadata":[{"a":{}},{"b":{"role":"010-1234-5678"}}]}',
+            '{"prompt":{"id":"p","variables":{"status":"010-1234-5678"}}}',
+            '{"metadata":{"lee@example.com":"x"}}',
+            '{"id":"kim@example.com"}',
+            '{"id":"kim%40example.com"}',
+            '{"id":"kim\\u0040example.com"}',
+            '{"call_id":"call 010-1234-5678"}',
+            '[{"type":"a"},"010-1234-5678"]',
+            '{"id":[{"a":1},"010-1234-5678"]}',
+        ],
+    )
+    def test_a_name_of_what_ties_events_is_no_shelter(self, document: str) -> None:
+        masked = mask_json(document.encode()).decode()
+
+        assert BULLET * 11 in masked
+        assert "example" not in masked
+        assert "1234" not in masked
+        assert list(msgspec.json.decode(masked)) != []
+
+    @pytest.mark.parametrize(
+        "document",
+        [
+            b'{"metadata":{"a":[{}]},"id":"010-1234-5678"}',
+            b'{"metadata":null,"id":"010-1234-5678"}',
+            b'{"prompt":[],"item":{"id":"010-1234-5678"}}',
+            b'{"item_id":["010-1234-5678","010-1234-5679"]}',
+        ],
+    )
+    def test_what_ties_events_together_stays(self, document: bytes) -> None:
+        assert mask_json(document) == document
 
     def test_what_is_no_json_stays_as_it_is(self) -> None:
         assert mask_json(b'\xff"abc') == b'\xff"abc'

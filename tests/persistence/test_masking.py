@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persistence.masked_text import MaskedText
-from persistence.masking import BULLET, REACH, mask
+import persistence.masked_text
+from persistence.masked_text import MAX_WAIT_CHARS, MaskedText
+from persistence.masking import BULLET, REACH, Span, mask, mask_prompt_text, spans
 from sessions.utf16 import num_units
 
 PERSONAL = [
@@ -63,6 +64,8 @@ PERSONAL = [
     "123-45-6789",
     "11-12-123456-12",
     "11010519491231002X",
+    "11999919491231003X",
+    "119999194912310080",
     "AB 12 34 56 C",
     "12345678Z",
     "RSSMRA85T10A562S",
@@ -89,13 +92,14 @@ _WORDS = st.sampled_from(
 _TEXTS = st.lists(_WORDS | st.text(max_size=6), max_size=8).map("".join)
 
 
-def masked_in_pieces(text: str, cuts: Sequence[int]) -> str:
-    """The text, masked as it comes."""
+def masked_in_pieces(text: str, cuts: Sequence[int], *, is_late: bool = False) -> str:
+    """The text, masked as it comes, and given out as it comes or at its end."""
     masked, num_taken, out = MaskedText(is_cut=False), 0, ""
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         masked.add(text[start:end])
-        out += masked.take(num_taken, masked.num_settled)
-        num_taken = masked.num_settled
+        if not is_late:
+            out += masked.take(num_taken, masked.num_settled)
+            num_taken = masked.num_settled
     masked.end()
     return out + masked.take(num_taken, masked.num_settled)
 
@@ -113,13 +117,46 @@ class TestWhatIsFound:
         assert mask(text) == text
 
     @pytest.mark.parametrize(
-        "text", ["my number is 010-1234", "카드는 4111 1111 11", "제 번호는 900101-1", "call +82 10 123"]
+        "text",
+        [
+            "my number is 010-1234",
+            "my number is 010-1234-",
+            "카드는 4111 1111 11",
+            "카드는 4111 1111 11 ",
+            "제 번호는 900101-1",
+            "call +82 10 123",
+            "call +82 10 123-",
+        ],
     )
     def test_a_number_that_the_text_breaks_off_in_is_covered_as_far_as_it_was_said(self, text: str) -> None:
         covered = mask(text)
 
         assert not any(char.isdigit() for char in covered)
         assert num_units(covered) == num_units(text)
+
+    @pytest.mark.parametrize(
+        "said", ["j.smith@gma", "j.smith@", "j.smith@gmail.", "kim%40exa", "jörg@bücher", "kim@163"]
+    )
+    @pytest.mark.parametrize("before", ["", "mail ", "메일은", '{"to":"', "a\\n"])
+    def test_an_address_that_the_text_breaks_off_in_is_covered_as_far_as_it_was_said(
+        self, before: str, said: str
+    ) -> None:
+        assert mask(before + said) == before + BULLET * len(said)
+
+    @pytest.mark.parametrize(
+        "text", ["a@b", "hello @user", "@", "npm i express@4.18", "they met @ noon", "me@home now"]
+    )
+    def test_a_sign_at_the_end_of_a_text_makes_no_address(self, text: str) -> None:
+        assert mask(text) == text
+
+    @pytest.mark.parametrize("end", ["<|im_end|>\n", "</s>", "<end_of_turn>", "\nUser: "])
+    @pytest.mark.parametrize("said", ["010-1234-56", "4111 1111 11", "j.smith@gma"])
+    def test_an_answer_in_a_prompt_may_have_been_stopped_before_any_mark_or_line(self, said: str, end: str) -> None:
+        assert mask_prompt_text(f"mail, call: {said}{end}ok") == f"mail, call: {BULLET * len(said)}{end}ok"
+
+    @pytest.mark.parametrize("text", [f"<|im_start|>user\n{text}<|im_end|>\n" for text in ORDINARY])
+    def test_an_ordinary_prompt_stays_as_it_is(self, text: str) -> None:
+        assert mask_prompt_text(text) == text
 
     def test_one_that_stands_right_behind_another_is_covered_too(self) -> None:
         assert mask("010-1234-5678 010-8765-4321,a@b.example;c@d.example") == (
@@ -139,10 +176,10 @@ class TestWhatHoldsForEveryText:
             assert other == char or BULLET in masked
             break
 
-    @given(_TEXTS, st.lists(st.integers(0, 200), max_size=12))
+    @given(_TEXTS, st.lists(st.integers(0, 200), max_size=12), st.booleans())
     @settings(max_examples=300, deadline=None)
-    def test_any_split_is_masked_like_the_whole(self, text: str, cuts: list[int]) -> None:
-        assert masked_in_pieces(text, sorted(min(cut, len(text)) for cut in cuts)) == mask(text)
+    def test_any_split_is_masked_like_the_whole(self, text: str, cuts: list[int], is_late: bool) -> None:
+        assert masked_in_pieces(text, sorted(min(cut, len(text)) for cut in cuts), is_late=is_late) == mask(text)
 
     @given(_TEXTS)
     @settings(max_examples=100, deadline=None)
@@ -155,6 +192,13 @@ class TestWhatHoldsForEveryText:
 
         assert masked_in_pieces(text, range(1, len(text))) == mask(text)
 
+    @pytest.mark.parametrize("before", ["id:", "(NINO/", "mail@me/", "DE-"])
+    def test_what_begins_in_the_middle_of_a_word_is_masked_alike(self, before: str) -> None:
+        text = f"{before}AB 12 34 56 C and more"
+
+        assert mask(text) == f"{before}{BULLET * 13} and more"
+        assert masked_in_pieces(text, range(1, len(text))) == mask(text)
+
     def test_long_texts_and_long_numbers_are_masked_alike_in_pieces(self) -> None:
         chance = random.Random(7)
         alphabet = [*PERSONAL, *ORDINARY, "1 2 " * 300, "0" * 900, "a" * 900, "010-" * 300, " AB 12 CD 34" * 80]
@@ -164,6 +208,7 @@ class TestWhatHoldsForEveryText:
             cuts = sorted(chance.randrange(len(text)) for _ in range(200))
 
             assert masked_in_pieces(text, cuts) == mask(text)
+            assert masked_in_pieces(text, cuts, is_late=True) == mask(text)
 
     def test_no_more_is_held_back_than_what_may_become_personal_data(self) -> None:
         masked, most = MaskedText(is_cut=False), 0
@@ -172,4 +217,43 @@ class TestWhatHoldsForEveryText:
             masked.take(masked.num_settled, masked.num_settled)
             most = max(most, masked.num_chars - masked.num_settled)
 
-        assert most <= REACH
+        assert most <= REACH + MAX_WAIT_CHARS
+
+    def test_ordinary_words_wait_for_the_next_only(self) -> None:
+        masked = MaskedText(is_cut=False)
+        for word in ["we ", "talk ", "about ", "nothing ", "of ", "note ", "on ", "a ", "sunny ", "day "]:
+            masked.add(word)
+
+            assert masked.num_settled == masked.num_chars
+
+    @pytest.mark.parametrize("is_taken", [True, False])
+    @pytest.mark.parametrize("word", ["1 ", "12-34 ", "a@b"])
+    def test_a_text_of_nothing_else_is_not_searched_at_each_character(
+        self, monkeypatch: pytest.MonkeyPatch, word: str, is_taken: bool
+    ) -> None:
+        """P7: nor all of it, while it cannot be given out."""
+        searched: list[int] = []
+
+        def counted(text: str, *, is_end: bool) -> list[Span]:
+            searched.append(len(text))
+            return spans(text, is_end=is_end)
+
+        monkeypatch.setattr(persistence.masked_text, "spans", counted)
+        masked, text = MaskedText(is_cut=False), word * (6000 // len(word))
+        for char in text:
+            masked.add(char)
+            if is_taken:
+                masked.take(masked.num_settled, masked.num_settled)
+
+        assert len(searched) <= len(text) / 24
+        assert max(searched) <= 2 * REACH + MAX_WAIT_CHARS + 1
+
+    def test_what_is_known_of_a_span_that_breaks_off_is_covered(self) -> None:
+        text = "010-1234-5678." + "a" * 390
+        masked = MaskedText(is_cut=False)
+        masked.add(text)
+        assert 0 < masked.num_settled < 13
+
+        masked.break_off()
+
+        assert masked.take(0, len(text)) == BULLET * len(text)

@@ -335,8 +335,8 @@ def test_what_a_session_is_found_by_is_bounded() -> None:
     """P7: each term is a row. A long text of all the characters there are has one for nearly each pair."""
     syllables = [chr(code) for code in range(0xAC00, 0xD7A4)]
     texts = ["".join(syllables[start::step]) for step in (1, 7, 11, 13) for start in range(step)]
-    life = [make_session("sess_1"), *(make_turn("sess_1", n + 1, text=text) for n, text in enumerate(texts))]
-    facts = expected_facts(life)
+    turns = [make_turn("sess_1", n + 1, text=text) for n, text in enumerate(texts)]
+    facts = expected_facts([make_session("sess_1"), *turns])
     assert facts is not None
 
     found, again = digest(facts, unmasked), digest(facts, unmasked)

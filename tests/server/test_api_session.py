@@ -100,6 +100,23 @@ async def test_all_that_is_stored_of_a_session_is_shown_untouched(tmp_path: Path
     assert body["warnings"] == []
 
 
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/export"])
+async def test_what_stands_across_the_end_of_the_first_text_is_masked_as_a_whole(tmp_path: Path, path: str) -> None:
+    said = f"{'a' * 189} mail kim.minsu@example.com today"
+    async with open_console(tmp_path, mask_personal_data=True) as console:
+        await console.seed(SESSION_ID, records=[make_session(SESSION_ID), make_turn(SESSION_ID, text=said)])
+        await console.settled()
+
+        masked = await console.get(path, token())
+        whole = await console.get(path, token(scopes=["personal_data"]))
+
+    first, granted = (
+        msgspec.json.decode(answer.content.splitlines()[0])["session"]["first_text"] for answer in (masked, whole)
+    )
+    assert first == f"{'a' * 189} mail {'•' * 5}"
+    assert granted == said[:200]
+
+
 async def test_the_waterfalls_parts_sum_to_the_whole(tmp_path: Path) -> None:
     async with open_console(tmp_path) as console:
         await console.seed(SESSION_ID, make_events(30), make_records())

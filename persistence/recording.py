@@ -5,7 +5,7 @@ Reads only, a part or a page at a time: nothing is claimed, trimmed or mended. W
 
 import asyncio
 from bisect import insort
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final, Literal
 
@@ -156,8 +156,13 @@ class Recording:
             yield Hole(expected, last, "missing")
             expected = last + 1
 
-    async def follow(self, session_id: str, after: int = 0) -> AsyncGenerator[Recorded | Edge, None]:
-        """As `events`, and then what is committed while the session lives, by whichever node; ends when the session has ended."""
+    async def follow(
+        self, session_id: str, after: int = 0, *, wait: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> AsyncGenerator[Recorded | Edge, None]:
+        """As `events`, and then what is committed while the session lives, by whichever node; ends when the session has ended.
+
+        While there is nothing new it gives an edge, `wait`s for at most so many seconds, looks again, and gives another.
+        """
         last = after
         # Looked at before the events are read: then all are read that were committed before its end.
         glimpse = await self._store.peek(session_id)
@@ -169,9 +174,9 @@ class Recording:
                     yield found
             if glimpse is None or not glimpse.has_owner:
                 return
-            yield Edge()
             while glimpse is not None and glimpse.has_owner and glimpse.next_sequence <= last + 1:
-                await asyncio.sleep(self._poll_s)
+                yield Edge()
+                await wait(self._poll_s)
                 glimpse = await self._store.peek(session_id)
             stream = self._since(session_id, last, glimpse)
 

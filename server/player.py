@@ -6,7 +6,7 @@ gone elsewhere meanwhile. What the loop's turn brings goes out in one write.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 
 import structlog
@@ -94,6 +94,7 @@ class Player:
             speed=asked.speed, is_paused=asked.paused, max_silence_ms=asked.max_silence_ms, now_s=now_s()
         )
         self._next_ms = 0
+        self._is_at_edge = False
         self._leg = _Leg(asked.starting_after, asked.position)
         self._batch: list[bytes] = []
         self._num_batch_bytes = 0
@@ -170,6 +171,8 @@ class Player:
         now_s = self._now_s()
         self._playback.change(now_s, speed=update.speed, is_paused=update.paused, max_silence_ms=update.max_silence_ms)
         if update.position is UNSET:
+            if self._is_at_edge:
+                self._reach_edge()
             self._tell_state(is_restarted=False)
         else:
             self._leg = _Leg(0, update.position)
@@ -201,12 +204,14 @@ class Player:
     async def _play(self, leg: _Leg) -> None:
         """Send what follows, until all is sent or the viewer goes elsewhere."""
         catch_up = None if leg.until_ms is None else CatchUp()
-        async with aclosing(self._view(self._recording.follow(self._session_id, leg.after))) as stream:
+        recorded = self._recording.follow(self._session_id, leg.after, wait=self._next_change)
+        async with aclosing(self._view(recorded)) as stream:
             async for found in stream:
                 if leg is not self._leg:
                     return
                 if catch_up is not None and self._is_after(found, leg):
-                    self._end_catch_up(catch_up, leg)
+                    if not await self._end_catch_up(catch_up, leg):
+                        return
                     catch_up = None
                 if isinstance(found, Edge):
                     self._reach_edge()
@@ -214,11 +219,10 @@ class Player:
                 if catch_up is None and isinstance(found, JournalEvent) and not await self._until_due(leg, found):
                     return
                 payload = self._payload(found)
-                self._send(*([payload] if catch_up is None else catch_up.take(payload)))
-                if self._connection.is_congested and not await self._until_room(leg):
+                if not await self._send_as_read([payload] if catch_up is None else catch_up.take(payload), leg):
                     return
-        if catch_up is not None:
-            self._end_catch_up(catch_up, leg)
+        if catch_up is not None and not await self._end_catch_up(catch_up, leg):
+            return
         self._is_live = False
         self._go_to(self._duration_ms)
         self._send(encode_replay_event(ReplayDone(new_id("event_"), self._duration_ms)))
@@ -229,20 +233,33 @@ class Player:
             return self._position_of(found) > leg.until_ms
         return isinstance(found, Edge)
 
-    def _end_catch_up(self, catch_up: CatchUp, leg: _Leg) -> None:
-        self._send(*catch_up.finish())
+    async def _end_catch_up(self, catch_up: CatchUp, leg: _Leg) -> bool:
+        """Show what was held back; False when the viewer has gone elsewhere."""
+        if not await self._send_as_read(catch_up.finish(), leg):
+            return False
         if leg.until_ms is not None:
             self._go_to(leg.until_ms)
+        return True
+
+    async def _send_as_read(self, payloads: Iterable[bytes], leg: _Leg) -> bool:
+        """Send these, as fast as the viewer reads: at once, they may be more than may be unsent. False when it has gone elsewhere."""
+        for payload in payloads:
+            self._send(payload)
+            if self._connection.is_congested and not await self._until_room(leg):
+                return False
+        return True
 
     def _reach_edge(self) -> None:
-        """All that there is was shown: what is committed next is due as soon as it is."""
+        """All that there is was shown: it is at what happens now, and what is committed next is due as soon as it is."""
         self._is_live = True
         if not self._playback.is_paused:
             self._go_to(self._live_ms())
+        self._is_at_edge = True
 
     async def _until_due(self, leg: _Leg, event: JournalEvent) -> bool:
         """Return when the event is to be shown, which is noted; False when the viewer has gone elsewhere."""
         position_ms = self._next_ms = self._position_of(event)
+        self._is_at_edge = False
         while (due_s := self._playback.due_s(position_ms)) is None or due_s > self._now_s():
             await self._next_change(None if due_s is None else due_s - self._now_s())
             if leg is not self._leg:
@@ -265,6 +282,7 @@ class Player:
         """All up to there is shown, or will be at once; what comes next is not known yet."""
         self._playback.seek(position_ms, self._now_s())
         self._next_ms = position_ms
+        self._is_at_edge = False
 
     def _position_of(self, event: JournalEvent) -> int:
         return max(0, event.at_ms - self._first_ms)

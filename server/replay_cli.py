@@ -1,6 +1,7 @@
 """`flueman replay`: a session's events in a terminal, at their own pace for eyes, or as JSON lines as fast as they can be read.
 
-What people and models said is shown with every control character escaped: nothing in a session may speak to the terminal.
+What people and models said is shown with every control character escaped: nothing in a session may speak to the terminal. JSON lines
+that go to a file or a pipe are as they were recorded, byte for byte.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from persistence.recording import Edge, Extent, Hole, Recording
 from server.access import AuditTrail
 from server.auth import Principal
 from server.settings import Settings
-from server.transcript import Transcript
+from server.transcript import Transcript, escaped_json
 from server.view import Stream
 from server.wiring import make_store, now_ms
 from sessions.playback import Playback
@@ -88,7 +89,7 @@ def _seen(stream: Stream, wanted: Wanted) -> Stream:
 
 
 async def _print_lines(events: Stream, out: TextIO) -> list[Hole]:
-    holes = []
+    holes, is_terminal = [], out.isatty()
     async with aclosing(events) as stream:
         async for found in stream:
             if isinstance(found, Hole):
@@ -98,7 +99,8 @@ async def _print_lines(events: Stream, out: TextIO) -> list[Hole]:
                 line = encode_line(found)
             else:
                 continue
-            print(line.decode(), file=out)
+            text = line.decode()
+            print(escaped_json(text) if is_terminal else text, file=out)
     return holes
 
 

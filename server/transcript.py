@@ -63,6 +63,16 @@ def escaped(text: str) -> str:
     )
 
 
+def escaped_json(line: str) -> str:
+    """The same JSON value with everything escaped that is not plainly printable: JSON itself lets all but the oldest controls stand."""
+    return "".join(char if char.isprintable() else _json_escape(char) for char in line)
+
+
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 class Transcript:
     """Lines of who said what when; an answer grows on its line as its deltas come."""
 

@@ -1,6 +1,6 @@
 /**
- * Ratings over plain HTTP, for answers whose conversation no socket leads to any more. One request a call; retries nothing, keeps
- * nothing.
+ * Ratings over plain HTTP, for answers whose conversation no socket leads to any more, or does not know of them. One request a call;
+ * retries nothing, keeps nothing.
  *
  * @typedef {object} WireFeedback
  * @property {string} id

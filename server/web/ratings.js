@@ -230,8 +230,12 @@ export class Ratings {
   /** @param {WireError} error */
   #complained({ event_id: eventId, code, type, message }) {
     const entry = [...this.#entries.values()].find(({ flight }) => flight && flight.eventId === eventId);
-    if (!entry || !eventId) return;
-    if (code === UNKNOWN_RATING) return this.#answered(entry, null);
+    if (!entry?.flight || !eventId) return;
+    // Given past the socket, perhaps, whose conversation was not told of it: only the tables know.
+    if (code === UNKNOWN_RATING) {
+      entry.flight.eventId = "";
+      return void this.#sendByPost(entry, entry.flight);
+    }
     if (type !== "invalid_request_error") return this.#delay(entry);
     if (code !== UNKNOWN_ITEM) return this.#refused(entry, message || code || "");
     entry.isUnknown = true;

@@ -133,8 +133,11 @@ export class Thumbs {
 
   /** @param {Row} row @param {Thumb} thumb */
   #tap(row, thumb) {
-    const isSame = this.#ratings.opinion(row.itemId).rating === thumb;
+    const { rating, comment } = this.#ratings.opinion(row.itemId);
+    const isSame = rating === thumb;
     this.close();
+    // A slip of the finger must not cost the words: the panel offers them again.
+    if (comment && !this.#drafts.has(row.itemId)) this.#drafts.set(row.itemId, comment);
     this.#rate(row, { rating: isSame ? null : thumb, reason: null, comment: null });
     // Praise needs no reasons: a comment is offered beside it.
     if (thumb === "down" && !isSame) this.#openPanel(row);

@@ -12,6 +12,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlencode
 
 import uvloop
@@ -34,6 +35,8 @@ EVENT = (
 )
 WORDS = [b"replay", b"of", b"what", b"was", b"said", b"once", b"and", b"never", b"again"]
 OWNER = "bench"
+_SPACING_WITHIN_MS: Final = 20
+_FIRST_WITHIN_MS: Final = 150
 
 
 class Recorded(Struct, frozen=True):
@@ -64,6 +67,13 @@ async def record(store: Store, rng: random.Random, *, num_events: int, mean_gap_
     end = Append(session_id, epoch, num_events + 1, times_ms[-1], [], encoded, {}, [], ends=True)
     assert await store.append([end]) == ["ok"]
     return Recorded(session_id, times_ms)
+
+
+class Figures(Struct, frozen=True):
+    """How far each spacing was off, and how long each first event took by the kind of session; milliseconds."""
+
+    spacings_ms: list[float]
+    firsts_ms: dict[str, list[float]]
 
 
 class Watch(Struct, frozen=True):
@@ -115,8 +125,8 @@ def spacing_errors_ms(recorded: Recorded, watch: Watch) -> list[float]:
     ]
 
 
-async def run(port: int, redis_url: str, options: argparse.Namespace) -> list[str]:
-    """Record, archive, watch; lines of Markdown."""
+async def run(port: int, redis_url: str, options: argparse.Namespace) -> Figures:
+    """Record, archive, watch."""
     rng = random.Random(options.seed)
     gap_ms = 1000 * options.seconds / options.events
     async with RedisStore(redis_url, timeout_s=10) as store:
@@ -135,6 +145,12 @@ async def run(port: int, redis_url: str, options: argparse.Namespace) -> list[st
         firsts[name] = [1000 * (one.arrivals_s[0] - one.began_s) for one in watches]
     watches = await asyncio.gather(*(watch(port, one.session_id, len(one.times_ms)) for one in watched))
     errors = [error for one, seen in zip(watched, watches, strict=True) for error in spacing_errors_ms(one, seen)]
+    return Figures(errors, firsts)
+
+
+def lines_of(figures: Figures, options: argparse.Namespace) -> list[str]:
+    """As Markdown."""
+    errors = figures.spacings_ms
     return [
         f"{options.viewers} viewers at 1x, each of a session of {options.events} events in some {options.seconds} s: the spacing of "
         f"{len(errors):,} pairs is off by p50 {percentile(errors, 50):.1f} ms, p99 {percentile(errors, 99):.1f} ms, "
@@ -144,13 +160,26 @@ async def run(port: int, redis_url: str, options: argparse.Namespace) -> list[st
         "|---|---|---|---|---|",
         *(
             f"| {name} | {len(times)} | {percentile(times, 50):.0f} | {percentile(times, 99):.0f} | {max(times):.0f} |"
-            for name, times in firsts.items()
+            for name, times in figures.firsts_ms.items()
             if times
         ),
     ]
 
 
-def measure(options: argparse.Namespace) -> list[str]:
+def misses_of(figures: Figures) -> list[str]:
+    """What took longer than it may."""
+    misses = []
+    if (off_ms := percentile(figures.spacings_ms, 99)) > _SPACING_WITHIN_MS:
+        misses.append(f"the spacing is off by {off_ms:.1f} ms at the 99th percentile, over {_SPACING_WITHIN_MS} ms")
+    for name, times in figures.firsts_ms.items():
+        if times and (first_ms := percentile(times, 99)) > _FIRST_WITHIN_MS:
+            misses.append(
+                f"the first event {name} takes {first_ms:.0f} ms at the 99th percentile, over {_FIRST_WITHIN_MS} ms"
+            )
+    return misses
+
+
+def measure(options: argparse.Namespace) -> Figures:
     """Everything in processes of its own, for one run."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -179,12 +208,12 @@ def measure(options: argparse.Namespace) -> list[str]:
         }
         node = FluemanProcess(folder / "node", settings, "serve")
         stack.enter_context(running(node))
-        lines: list[str] = uvloop.run(run(node.port, redis.url, options))
-    return lines
+        figures: Figures = uvloop.run(run(node.port, redis.url, options))
+    return figures
 
 
 def main() -> None:
-    """Run what was asked and append it to the results."""
+    """Run what was asked, append it to the results, and fail if it took longer than it may."""
     parser = argparse.ArgumentParser(prog="make bench-replay", description=__doc__)
     parser.add_argument("--viewers", type=int, default=50, help="who watch at once at 1x")
     parser.add_argument("--events", type=int, default=600, help="of each session that is watched at 1x")
@@ -194,7 +223,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--dry", action="store_true", help="print, keep nothing")
     options = parser.parse_args()
-    keep("make bench-replay", measure(options), dry=options.dry)
+    figures = measure(options)
+    keep("make bench-replay", lines_of(figures, options), dry=options.dry)
+    if misses := misses_of(figures):
+        raise SystemExit("; ".join(misses))
 
 
 if __name__ == "__main__":

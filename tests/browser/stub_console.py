@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,13 +22,17 @@ from tests.browser.stub_recording import BEGAN_MS, Recording, rating_of
 from tests.services import free_port
 
 Json = dict[str, Any]
-TOKENS = {"support-token": "support", "admin-token": "admin"}
+TOKENS = {"support-token": "support", "other-token": "support", "admin-token": "admin"}
 _TICK_S = 0.05
 
 
 @dataclass
 class Stub:
-    """What the server says. `refuse`: path → status, to say no with; `asked`: queries and bodies by path."""
+    """What the server says. `refuse`: path → status, to say no with; `asked`: queries and bodies by path.
+
+    Of replays: `dead` connections, which never say a word again, are those up to that number; `drops_with` is the close code that
+    follows the first word; so many `num_refused` seeks come to be refused, and updates `num_answered` (all, if None).
+    """
 
     port: int
     sessions: list[Json] = field(default_factory=list)
@@ -38,11 +43,21 @@ class Stub:
     refuse: dict[str, int] = field(default_factory=dict)
     asked: dict[str, list[Json]] = field(default_factory=dict)
     updates: list[Json] = field(default_factory=list)
+    export_end: Json | None = field(default_factory=lambda: {"complete": True})
     is_live: bool = False
     gaps: list[tuple[int, int, str]] = field(default_factory=list)
     find: Callable[[Json], Json] | None = None
-    num_connections: int = 0
+    began_s: list[float] = field(default_factory=list)
     dropped: int = 0
+    dead: int = 0
+    drops_with: int | None = None
+    num_refused: int = 0
+    num_answered: int | None = None
+
+    @property
+    def num_connections(self) -> int:
+        """Replays that were begun."""
+        return len(self.began_s)
 
     @property
     def url(self) -> str:
@@ -120,10 +135,10 @@ def _app(stub: Stub) -> Starlette:
         return respond
 
     def me(request: Request, _: Json) -> Response:
-        role = TOKENS[request.headers["authorization"].removeprefix("Bearer ")]
+        token = request.headers["authorization"].removeprefix("Bearer ")
         facts = {
-            "subject": "sam",
-            "role": role,
+            "subject": "rita" if token == "other-token" else "sam",
+            "role": TOKENS[token],
             "client_id": "kiosk",
             "scopes": [],
             "expires_at": int(time.time()) + 3600,
@@ -147,10 +162,10 @@ def _app(stub: Stub) -> Starlette:
 
     def export(request: Request, _: Json) -> Response:
         recording = stub.recordings[request.path_params["id"]]
-        lines = [
-            json.dumps({"sequence": e["sequence_number"], "at_ms": BEGAN_MS + at, "event": e})
-            for at, e in recording.events
-        ]
+        events = [{"sequence": e["sequence_number"], "at_ms": BEGAN_MS + at, "event": e} for at, e in recording.events]
+        end = [] if stub.export_end is None else [{"end": {"num_events": len(events), **stub.export_end}}]
+        first = {"session": stub.details[recording.session_id]["session"]}
+        lines = [json.dumps(line) for line in (first, *events, *end)]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="application/x-ndjson")
 
     def note(request: Request, body: Json) -> Response:
@@ -173,7 +188,10 @@ def _app(stub: Stub) -> Starlette:
         return JSONResponse({"days": [day for day in stub.days if model in (None, day["model"])]})
 
     def audit(request: Request, _: Json) -> Response:
-        return JSONResponse({"data": stub.audits, "has_more": False, "next": None})
+        start = int(request.query_params.get("after", "0"))
+        after = start + int(request.query_params["limit"])
+        more = str(after) if after < len(stub.audits) else None
+        return JSONResponse({"data": stub.audits[start:after], "has_more": more is not None, "next": more})
 
     async def realtime(socket: WebSocket) -> None:
         await Playback(stub, socket).run()
@@ -208,13 +226,23 @@ class Playback:
         self._max_silence_ms: int | None = None
         self._next = 0
         self._is_done = False
+        self._number = 0
+        self._waiting: deque[Json] = deque()
 
     async def run(self) -> None:
         """Until the client leaves."""
-        self._stub.num_connections += 1
+        self._stub.began_s.append(time.monotonic())
+        self._number = self._stub.num_connections
         num_dropped = self._stub.dropped
         await self._socket.accept(subprotocol="realtime")
+        if self._position > self._longest_ms:
+            await self._refuse("integer_above_max_value", "position")
+            await self._socket.close(4000)
+            return
         await self._restart()
+        if self._stub.drops_with is not None:
+            await self._socket.close(self._stub.drops_with)
+            return
         listening = asyncio.create_task(self._socket.receive_json())
         try:
             while True:
@@ -226,13 +254,15 @@ class Playback:
                 if self._stub.dropped > num_dropped:
                     await self._socket.close(1012)
                     return
+                if done:
+                    self._hear(listening.result())
+                    listening = asyncio.create_task(self._socket.receive_json())
+                if self._number <= self._stub.dead:
+                    continue
                 if not self._is_paused and not self._is_done:
                     self._position += (time.monotonic() - began) * 1000 * self._speed
-                if done:
-                    await self._update(
-                        listening.result()["replay"] if "replay" in listening.result() else listening.result()
-                    )
-                    listening = asyncio.create_task(self._socket.receive_json())
+                if self._waiting:
+                    await self._answer()
                 elif wait_s is not None and wait_s <= _TICK_S:
                     await self._step()
         except WebSocketDisconnect:
@@ -240,12 +270,17 @@ class Playback:
         finally:
             listening.cancel()
 
+    @property
+    def _longest_ms(self) -> float:
+        assert self._recording
+        return float("inf") if self._stub.is_live else self._recording.events[-1][0]
+
     def _wait_s(self) -> float | None:
         events = self._recording.events if self._recording else []
-        if self._is_paused or self._is_done:
+        if self._is_paused or self._is_done or self._number <= self._stub.dead:
             return None
         if self._next >= len(events):
-            return 0
+            return _TICK_S if self._stub.is_live else 0
         silence_ms = events[self._next][0] - self._position
         if self._max_silence_ms is not None and silence_ms > self._max_silence_ms:
             self._position = events[self._next][0] - self._max_silence_ms
@@ -254,8 +289,8 @@ class Playback:
     async def _step(self) -> None:
         assert self._recording
         if self._next >= len(self._recording.events):
-            self._is_done = True
-            if not self._stub.is_live:
+            self._is_done = not self._stub.is_live
+            if self._is_done:
                 await self._socket.send_json(
                     {"type": "avatar.replay.done", "event_id": "d", "position": int(self._position)}
                 )
@@ -274,8 +309,28 @@ class Playback:
                 return
         await self._socket.send_json(self._recording.events[index][1])
 
-    async def _update(self, change: Json) -> None:
+    def _hear(self, change: Json) -> None:
         self._stub.updates.append(change)
+        self._waiting.append(change)
+
+    async def _answer(self) -> None:
+        """What waits, as far as it is to be answered; until then where it is."""
+        while self._waiting and self._stub.num_answered != 0:
+            if self._stub.num_answered is not None:
+                self._stub.num_answered -= 1
+            await self._update(self._waiting.popleft())
+        if self._waiting:
+            await self._tell(restarted=False)
+
+    async def _refuse(self, code: str, param: str | None) -> None:
+        error = {"type": "invalid_request_error", "code": code, "message": "This was refused.", "param": param}
+        await self._socket.send_json({"type": "error", "event_id": "e", "error": error})
+
+    async def _update(self, change: Json) -> None:
+        if "position" in change and self._stub.num_refused:
+            self._stub.num_refused -= 1
+            await self._refuse("rate_limit_exceeded", None)
+            return
         self._speed = change.get("speed", self._speed)
         self._is_paused = change.get("paused", self._is_paused)
         self._max_silence_ms = change.get("max_silence_ms", self._max_silence_ms)

@@ -61,6 +61,23 @@ async def test_the_range_is_in_the_address_and_is_asked_for(browser: Browser, st
         assert stub.asked["/v1/overview"][-1]["model"] == "qwen3-8b"
 
 
+async def test_the_focus_stays_in_the_form_of_the_range(browser: Browser, stub: Stub) -> None:
+    async with visit(browser, "about:blank") as page:
+        await Support(page).open(stub.url + NOVEMBER, "support-token")
+        await expect(page.locator("section.model")).to_have_count(2)
+        show, preset = page.get_by_role("button", name="Show"), page.get_by_role("link", name="30 days")
+        await page.get_by_label("Model").fill("demo")
+
+        await show.press("Enter")
+        await expect(page.locator("section.model")).to_have_count(1)
+        await expect(show).to_be_focused()
+
+        await preset.press("Enter")
+        await expect(preset).to_have_attribute("aria-current", "true")
+        await expect(preset).to_be_focused()
+        await expect(page.get_by_label("Model")).to_have_value("demo")
+
+
 async def test_no_days_and_a_failure_are_said(browser: Browser, stub: Stub) -> None:
     stub.refuse["/v1/overview"] = 503
     stub.days.clear()
@@ -87,3 +104,23 @@ async def test_the_log_is_read_by_who_and_what(browser: Browser, stub: Stub) -> 
         await expect(page).to_have_url(f"{stub.url}/audit?actor=rita&action=session.export")
         await expect(support.tally).to_be_visible()
         assert stub.asked["/v1/audit"][-1] == {"actor": "rita", "action": "session.export", "limit": "100"}
+
+
+async def test_older_entries_come_when_asked_for_and_the_focus_goes_on_at_the_first_of_them(
+    browser: Browser, stub: Stub
+) -> None:
+    stub.audits *= 5
+    async with visit(browser, "about:blank", ignoring=REFUSED) as page:
+        support = Support(page)
+        await support.open(f"{stub.url}/audit", "admin-token")
+        await expect(support.tally).to_have_text("100 entries so far.")
+        stub.refuse["/v1/audit"] = 503
+
+        await page.get_by_role("button", name="Older").press("Enter")
+        await expect(page.get_by_role("button", name="Try again")).to_be_focused()
+        del stub.refuse["/v1/audit"]
+        await page.reload()
+        await page.get_by_role("button", name="Older").press("Enter")
+
+        await expect(support.tally).to_have_text("150 entries; that is all.")
+        await expect(page.get_by_role("row").nth(101)).to_be_focused()

@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser.conftest import PATIENCE_MS, visit
-from tests.browser.stub_console import Stub, running_stub
+from tests.browser.stub_console import Json, Stub, running_stub
 from tests.browser.stub_data import FULL, full_recording, populate
 from tests.browser.stub_recording import BEGAN_MS, Recording
 from tests.browser.support import Support
@@ -211,6 +211,31 @@ async def test_a_reviewer_rates_apart_from_the_user_and_changes_it(browser: Brow
         await expect(support.mark("Thumbs down by a reviewer")).to_have_count(0)
 
 
+async def test_a_rating_of_a_piece_says_which(browser: Browser, stub: Stub) -> None:
+    answer = stub.details[FULL]["answers"][0]
+    answer["text"] = text = f"\N{SPOUTING WHALE} {WHALE}."
+    stub.recordings[FULL].events[:] = [
+        (
+            at,
+            event | {"text": text}
+            if event["type"] == "response.output_text.done" and event["item_id"] == "item_a1"
+            else event,
+        )
+        for at, event in stub.recordings[FULL].events
+    ]
+    thumb = stub.details[FULL]["feedback"][0]
+    thumb |= {"start": 3, "end": 17}
+    stub.details[FULL]["feedback"][1] |= {"start": 500, "end": 510}
+    async with visit(browser, "about:blank") as page:
+        support = Support(page)
+        await support.open(place_of(stub), "support-token")
+
+        await expect(support.sheets.first.locator(".by-user q")).to_have_text("The blue whale")
+        await expect(support.answers.first.locator(".opinion q")).to_have_text("The blue whale")
+        await support.sheets.nth(1).locator("summary").first.click()
+        await expect(support.sheets.nth(1).locator(".by-user .piece")).to_have_text("About the characters 501 to 510")
+
+
 async def test_a_note_is_kept_at_its_moment(browser: Browser, stub: Stub) -> None:
     async with visit(browser, "about:blank") as page:
         support = Support(page)
@@ -238,7 +263,31 @@ async def test_the_export_is_a_file_of_json_lines(browser: Browser, stub: Stub) 
         download = await promise.value
         assert download.suggested_filename == f"{FULL}.jsonl"
         lines = [json.loads(line) for line in (await download.path()).read_text().splitlines()]
-        assert [line["sequence"] for line in lines] == list(range(1, 93))
+        assert [line["sequence"] for line in lines[1:-1]] == list(range(1, 93))
+        await expect(page.locator(".export").get_by_role("status")).to_have_text("Exported.")
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ({"complete": False, "error": "unavailable"}, "what follows could not be read just now. Try again later."),
+        ({"complete": False}, "events are missing from the recording; the file says where."),
+        (None, "the file breaks off. Try again."),
+    ],
+    ids=["cut-short", "holes", "no-end"],
+)
+async def test_an_export_that_is_not_whole_is_given_and_said_not_to_be(
+    browser: Browser, stub: Stub, end: Json | None, told: str
+) -> None:
+    stub.export_end = end
+    async with visit(browser, "about:blank") as page:
+        await Support(page).open(place_of(stub), "support-token")
+
+        async with page.expect_download():
+            await page.get_by_role("button", name="Export as JSON lines").click()
+
+        status = page.locator(".export").get_by_role("status")
+        await expect(status).to_have_text(f"Exported, but not whole: {told}")
 
 
 async def test_a_damaged_recording_is_said_to_be_and_the_rest_is_shown(browser: Browser, stub: Stub) -> None:

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, WebSocketRoute, expect
 from tests.browser.conftest import AWAY, Server, visit
 from tests.browser.person import Person
 from tests.browser.rater import CREATE, CREATED, DELETE, Thumbs, converse, rated_item, wait_until_stored
-from tests.browser.talk import ENDLESSLY, KEPT, REALTIME, talk
+from tests.browser.talk import ENDLESSLY, KEPT, REALTIME, another_client, talk
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -141,7 +141,7 @@ async def test_the_reasons_are_the_servers(browser: Browser, server: Server) -> 
 
         await wait_until_stored(server, await rated_item(wire), "down", "wrong-face")
         await expect(thumbs.panel.locator(".chips button")).to_have_text(
-            ["Inaccurate", "Unsafe", "Off-topic", "Too long", "Too slow", "Something else", "Wrong face"]
+            ["Inaccurate", "Unsafe", "Off-topic", "Too long", "Too slow", "Wrong face"]
         )
 
 
@@ -160,13 +160,81 @@ async def test_praise_takes_a_comment_and_no_reasons(browser: Browser, server: S
         await wait_until_stored(server, await rated_item(wire), "up", None, "Thank you")
 
 
+async def test_a_slip_of_the_finger_does_not_cost_the_comment(browser: Browser, server: Server) -> None:
+    """Neither a withdrawal nor the other thumb: the panel offers it again."""
+    async with talk(browser, server.url) as (person, wire):
+        [answer] = await converse(person)
+        thumbs = Thumbs(answer)
+        await thumbs.down.click()
+        await thumbs.comment.fill("Far too vague")
+        await thumbs.send.click()
+        await wait_until_stored(server, await rated_item(wire), "down", None, "Far too vague")
+        await expect(thumbs.progress).to_have_text("Saved")
+
+        await thumbs.down.click()
+        await expect(thumbs.progress).to_have_text("Withdrawn")
+        await thumbs.down.click()
+        await expect(thumbs.progress).to_have_text("Saved")
+
+        await expect(thumbs.comment).to_have_value("Far too vague")
+        await thumbs.send.click()
+        await wait_until_stored(server, await rated_item(wire), "down", None, "Far too vague")
+        await thumbs.up.click()
+        await wait_until_stored(server, await rated_item(wire), "up")
+        await thumbs.more.click()
+        await expect(thumbs.comment).to_have_value("Far too vague")
+
+
+async def test_a_withdrawal_that_the_conversation_knows_nothing_of_reaches_the_tables(
+    browser: Browser, server: Server
+) -> None:
+    """P3: said to be withdrawn only once it is, wherever it was given."""
+    async with talk(browser, server.url, garble('"feedback_id":"fb_', '"feedback_id":"xx_')) as (person, wire):
+        [answer] = await converse(person)
+        thumbs = Thumbs(answer)
+        await thumbs.up.click()
+        await expect(thumbs.progress).to_have_text("Saved")
+
+        await thumbs.up.click()
+
+        await expect(thumbs.progress).to_have_text("Withdrawn")
+        await wait_until_stored(server, await rated_item(wire), None)
+        assert wire.num_sent(CREATE, DELETE) == [1, 1]
+
+
+async def test_a_rating_of_a_conversation_that_lives_nowhere_is_part_of_it_when_it_comes_back(
+    browser: Browser, server: Server
+) -> None:
+    """P3, P4: lit after a reload, and withdrawn over the wire."""
+    async with talk(browser, server.url) as (person, wire):
+        [answer] = await converse(person)
+        thumbs = Thumbs(answer)
+        [item_id] = {event["item_id"] for event in wire.received if event["type"] == "response.output_text.delta"}
+        async with another_client(person.page, server) as client:
+            await expect(person.connection).to_have_text("Open in another tab")
+            await client.close()
+        await thumbs.up.click()
+        await expect(thumbs.progress).to_have_text("Saved")
+
+        await person.page.get_by_role("button", name="Take it back").click()
+        await person.wait_until_connected()
+        await person.page.reload()
+        await person.wait_until_connected()
+
+        await thumbs.expect_pressed("up")
+        await thumbs.up.click()
+        await expect(thumbs.progress).to_have_text("Withdrawn")
+        await wait_until_stored(server, item_id, None)
+        assert wire.num_sent(CREATE, DELETE) == [0, 1]
+
+
 async def test_a_rating_from_elsewhere_is_shown(browser: Browser, server: Server) -> None:
     async with talk(browser, server.url) as (person, wire), AsyncClient(base_url=server.url) as http:
         [answer] = await converse(person)
         token = (await http.post("/dev/token")).json()["value"]
         [item_id] = {event["item_id"] for event in wire.received if event["type"] == "response.output_text.delta"}
         session_id = str(await person.page.evaluate(KEPT)).replace("conv_", "sess_")
-        rating = {"session_id": session_id, "item_id": item_id, "feedback": {"rating": "down", "reason": "other"}}
+        rating = {"session_id": session_id, "item_id": item_id, "feedback": {"rating": "down", "reason": "unsafe"}}
 
         given = await http.post("/v1/feedback", json=rating, headers={"Authorization": f"Bearer {token}"})
 

@@ -8,21 +8,36 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
+from server.tokens import mint
 from tests import services
 from tests.browser.conftest import ARTIFACTS, AWAY, PATIENCE_MS, Server, visit
 from tests.browser.link import link_to
 from tests.browser.person import Person
 from tests.browser.rater import Thumbs
 from tests.browser.support import Support, assert_no_sideways_scroll, violations
+from tests.end_to_end.client import open_client
 from tests.end_to_end.conftest import COMMON
-from tests.end_to_end.processes import FluemanProcess, running
+from tests.end_to_end.processes import SECRET, FluemanProcess, running, token_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 NARWHAL = "[tokens 100] Where does the narwhal hang?"
-ANSWER_S = 100 / 20
+MAX_TRIES = 5
+HARM = '<img src=x onerror="window.harm=1"><b>x</b>'
+SCRIPT = "<script>window.harm=1</script>"
+# From the click to the end of the first answer, by the page's own clock.
+PLAYED = """(play) => new Promise((resolve) => {
+  const began = performance.now();
+  const ended = new MutationObserver(() => {
+    if (!document.querySelector("article.answer[data-status=completed]")) return;
+    ended.disconnect();
+    resolve((performance.now() - began) / 1000);
+  });
+  ended.observe(document.querySelector(".player"), { subtree: true, childList: true, attributes: true });
+  play.click();
+})"""
 
 
 @pytest.fixture
@@ -91,14 +106,16 @@ async def test_support_finds_what_a_user_said_and_sees_the_thumb_where_it_was_gi
         row = await found(support, "narwhal")
         await expect(row).to_contain_text("thumbs up: 1")
         await page.screenshot(path=ARTIFACTS / "support-found.png")
-        await row.get_by_role("link").click()
+        async with page.expect_response(re.compile(r"/v1/sessions/sess_[^/]+$")) as told:
+            await row.get_by_role("link").click()
+        detail = await (await told.value).json()
         await expect(support.answers).to_have_count(2)
         await expect(support.answers.first.locator(".words")).to_have_text(words)
 
-        slow_s = await time_of_first_answer(support, "1×", words)
-        quick_s = await time_of_first_answer(support, "8×", words)
-        assert slow_s > ANSWER_S * 0.9
-        assert quick_s < slow_s / 2
+        length_s = (detail["answers"][0]["done_ms"] - detail["extent"]["first_ms"]) / 1000
+        for speed in (1, 8):
+            # As quick as it was told to be and not more, and quicker than at half of that; what the page needs only slows it down.
+            assert speed / 2 < await speed_of_first_answer(support, speed, length_s, words) < speed * 1.1
 
         up = support.mark("Thumbs up by the user")
         await support.seek(int(await up.get_attribute("data-at") or "0") - 200)
@@ -115,20 +132,19 @@ async def test_support_finds_what_a_user_said_and_sees_the_thumb_where_it_was_gi
         await assert_no_sideways_scroll(page)
 
 
-async def time_of_first_answer(support: Support, speed: str, words: str) -> float:
-    """How long its words take when the session is played from the beginning."""
-    await support.seek(0)
-    await expect(support.answers).to_have_count(0)
-    await support.speed.select_option(speed)
-    await support.play.click()
-    answer = support.answers.first
-    await expect(answer).to_have_attribute("data-status", "streaming")
-    began = time.monotonic()
-    await expect(answer).to_have_attribute("data-status", "completed")
-    took_s = time.monotonic() - began
-    await expect(answer.locator(".words")).to_have_text(words)
-    await expect(support.play).to_be_visible()
-    return took_s
+async def speed_of_first_answer(support: Support, speed: int, length_s: float, words: str) -> float:
+    """How many seconds of the session pass in one, from its beginning to the first answer's end; of a few tries the quickest."""
+    seen = 0.0
+    for _ in range(MAX_TRIES):
+        await support.seek(0)
+        await expect(support.answers).to_have_count(0)
+        await support.speed.select_option(f"{speed}×")
+        seen = max(seen, length_s / await support.play.evaluate(PLAYED))
+        await expect(support.answers.first.locator(".words")).to_have_text(words)
+        await expect(support.play).to_be_visible()
+        if seen > speed / 2:
+            break
+    return seen
 
 
 async def test_a_damaged_archive_is_said_to_be_and_what_else_is_known_is_shown(
@@ -250,3 +266,57 @@ async def test_an_admin_sees_who_looked_at_what_and_how_it_goes(browser: Browser
         await expect(page.locator(".plot svg")).to_have_count(3)
         assert await violations(page) == []
         await page.screenshot(path=ARTIFACTS / "support-overview.png")
+
+
+async def test_what_users_and_reviewers_wrote_is_never_markup(browser: Browser, house: FluemanProcess) -> None:
+    """A name, a question, an answer, a comment and a note, on every page that shows them."""
+    async with open_client(house.port, token_of(HARM)) as client:
+        answer = await client.ask(f"[echo {HARM} {SCRIPT}]")
+        rating = {"rating": "down", "comment": HARM + SCRIPT}
+        await client.send("avatar.feedback.create", item_id=answer["output"][0]["id"], feedback=rating)
+        await client.until("avatar.feedback.created")
+    console = f"http://127.0.0.1:{house.port}/console"
+    async with visit(browser, console, width=1280, bypass_csp=True) as page:
+        support = Support(page)
+        await support.sign_in(admin_token(HARM))
+        row = await found(support, "onerror")
+        await expect(row).to_contain_text(HARM)
+        await assert_harmless(page)
+
+        await row.get_by_role("link").click()
+        await expect(support.answers.first.locator(".words")).to_have_text(f"{HARM} {SCRIPT}")
+        await support.sheets.first.get_by_text("Exact prompt", exact=True).click()
+        await expect(support.sheets.first.get_by_role("region", name="Exact prompt")).to_contain_text(HARM)
+        await page.get_by_label("New note").fill(HARM + SCRIPT)
+        await page.get_by_role("button", name="Add note").click()
+        await expect(page.locator(".notes li")).to_contain_text(HARM + SCRIPT)
+        await expect(support.mark("Thumbs down by the user")).to_have_count(1)
+        await expect(support.log.locator(".opinion")).to_contain_text(HARM + SCRIPT)
+        await assert_harmless(page)
+
+        await page.get_by_role("link", name="Overview").click()
+        await expect(page.get_by_role("heading", level=2, name="demo")).to_be_visible()
+        await page.get_by_role("link", name="Audit").click()
+        await expect(page.get_by_role("row").filter(has_text="Wrote a note").first).to_contain_text(HARM)
+        await assert_harmless(page)
+
+
+def admin_token(subject: str) -> str:
+    """An access token of the house for someone who may see everything."""
+    return mint(
+        SECRET.encode(),
+        subject=subject,
+        role="admin",
+        client_id="kiosk",
+        scopes=frozenset(),
+        issuer="flueman",
+        audience="flueman",
+        now=time.time(),
+        ttl_s=3600,
+    )
+
+
+async def assert_harmless(page: Page) -> None:
+    """Nothing of it ran, and nothing of it became an element."""
+    assert await page.locator("main :is(img, script), main b:text-is('x'), #who :is(img, b)").count() == 0
+    assert await page.evaluate("window.harm") is None

@@ -330,6 +330,26 @@ async def test_a_live_session_is_followed_until_it_ends(store: Store, database: 
     assert num_edges == 2
 
 
+async def test_each_look_for_more_gives_an_edge_as_soon_as_the_wait_before_it_ends(
+    sqlite_store: SqliteStore, database: Database, folder: Archive
+) -> None:
+    session_id, events = new_id("sess"), make_events(3)
+    waited_s: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waited_s.append(seconds)
+        if len(waited_s) == 4:
+            await go_on(sqlite_store, session_id, [b"{}"], after=3, ends=True)
+
+    await journal_events(sqlite_store, session_id, events)
+    recording = Recording(sqlite_store, database, folder, poll_s=3600)
+
+    found = [entry async for entry in recording.follow(session_id, wait=wait)]
+
+    assert [isinstance(entry, Edge) for entry in found] == [False] * 3 + [True] * 4 + [False]
+    assert waited_s == [3600] * 4
+
+
 async def test_an_ended_session_is_followed_to_its_end_only(
     sqlite_store: SqliteStore, database: Database, folder: Archive
 ) -> None:

@@ -1,7 +1,7 @@
 """A replay on one connection, on a clock that jumps: what is sent when, and what a viewer may do meanwhile. P7, P8"""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from tests.sessions.builders import Json
 
 FIRST_MS = 1_795_391_998_123
 SESSION_ID = "sess_1"
+POLL_S = 0.005
 META = SessionMeta(SESSION_ID, user_id="anna", client_id="kiosk", model="demo", created_ms=FIRST_MS)
 
 
@@ -69,19 +70,17 @@ def make_extent(found: Sequence[Recorded], *, is_live: bool = False) -> Extent:
 
 
 class Tape:
-    """A recording in memory. What is `add`ed while it is live comes after an edge."""
+    """A recording in memory. What is `add`ed while it is live comes after an edge, of which there is one each time it is looked for."""
 
     def __init__(self, found: Sequence[Recorded], *, is_live: bool = False) -> None:
         self.found = list(found)
         self.is_live = is_live
         self.num_given = 0
         self.error: Exception | None = None
-        self._news = asyncio.Event()
 
     def add(self, *found: Recorded, ends: bool = False) -> None:
         self.found += found
         self.is_live = self.is_live and not ends
-        self._news.set()
 
     async def events(self, session_id: str, after: int = 0) -> AsyncGenerator[Recorded, None]:
         for entry in tuple(self.found):
@@ -92,17 +91,18 @@ class Tape:
                 yield entry
                 await asyncio.sleep(0)
 
-    async def follow(self, session_id: str, after: int = 0) -> AsyncGenerator[Recorded | Edge, None]:
+    async def follow(
+        self, session_id: str, after: int = 0, *, wait: Callable[[float], Awaitable[None]]
+    ) -> AsyncGenerator[Recorded | Edge, None]:
         while True:
             is_live = self.is_live
-            self._news.clear()
             async for entry in self.events(session_id, after):
                 after = entry.sequence if isinstance(entry, JournalEvent) else entry.last
                 yield entry
             if not is_live:
                 return
             yield Edge()
-            await self._news.wait()
+            await wait(POLL_S)
 
 
 class Viewer:
@@ -169,9 +169,13 @@ class Viewer:
 
 @asynccontextmanager
 async def playing(
-    tape: Tape, view: Callable[[Stream], Stream] = lambda stream: stream, **asked: Any
+    tape: Tape,
+    view: Callable[[Stream], Stream] = lambda stream: stream,
+    *,
+    viewer: Viewer | None = None,
+    **asked: Any,
 ) -> AsyncIterator[Viewer]:
-    viewer, loop = Viewer(), asyncio.get_running_loop()
+    viewer, loop = viewer or Viewer(), asyncio.get_running_loop()
     viewer.player = Player(
         cast("Recording", tape),
         make_extent(tape.found, is_live=tape.is_live),
@@ -416,6 +420,38 @@ def test_who_has_seen_all_of_a_live_session_waits_for_nothing_but_the_next_event
     run(scene())
 
 
+def test_a_seek_in_a_live_session_shows_what_was_there_at_once_though_nobody_speaks() -> None:
+    async def scene() -> None:
+        tape = Tape(DIALOGUE[:8], is_live=True)
+        async with playing(tape, position=60_000, paused=True) as viewer:
+            await viewer.until(lambda: viewer.numbers == [1, 2, 8])
+            await asyncio.sleep(10)
+            for position, numbers in ((10_130, [1, 2, 3]), (130, [1, 2]), (0, [1])):
+                viewer.update(position=position)
+                asked_s = asyncio.get_running_loop().time()
+                await viewer.until(lambda: viewer.numbers == numbers)  # noqa: B023
+                assert asyncio.get_running_loop().time() == asked_s
+
+    run(scene())
+
+
+def test_at_the_edge_of_a_live_session_its_position_is_what_happens_now_unless_it_is_paused() -> None:
+    async def scene() -> None:
+        async with playing(Tape(DIALOGUE[:2], is_live=True), position=130, speed=4) as viewer:
+            await viewer.until(lambda: viewer.numbers == [1, 2])
+            for after_s, fields in ((10, {}), (10, {"paused": True}), (10, {}), (10, {"paused": False}), (10, {})):
+                await asyncio.sleep(after_s)
+                viewer.update(**cast("Any", fields))
+            await viewer.until(lambda: len(viewer.of("avatar.replay.updated")) == 6)
+
+        states = [event["replay"] for event in viewer.of("avatar.replay.updated")]
+        expected = [130, 70_000, 80_000, 80_000, 100_000, 110_000]
+        assert [state["position"] for state in states] == pytest.approx(expected, abs=1000 * POLL_S + 1)
+        assert [state["duration"] for state in states[1:]] == [state["position"] for state in states[1:]]
+
+    run(scene())
+
+
 def test_a_catch_up_of_a_live_session_shows_the_deltas_of_the_open_answer() -> None:
     async def scene() -> None:
         tape = Tape(DIALOGUE[:5], is_live=True)
@@ -439,6 +475,38 @@ def test_a_viewer_that_does_not_read_is_sent_no_more_and_costs_no_memory() -> No
             await viewer.until_done()
 
         assert viewer.numbers == list(range(1, 2001))
+
+    run(scene())
+
+
+def test_what_was_held_back_of_a_long_answer_is_shown_as_fast_as_it_is_read() -> None:
+    """P7: it is two megabytes, which at once would be more than may be unsent."""
+
+    class SlowViewer(Viewer):
+        """Reads only when it is told to. `most` is how many bytes waited for it at once."""
+
+        num_unread = most = 0
+
+        def send_texts(self, payloads: list[bytes]) -> None:
+            super().send_texts(payloads)
+            self.num_unread += sum(map(len, payloads))
+            self.most = max(self.most, self.num_unread)
+            self.is_congested = True
+
+        def read(self) -> None:
+            self.num_unread, self.is_congested = 0, False
+            self.player.wake()
+
+    async def scene() -> None:
+        viewer = SlowViewer()
+        deltas = [make_event(n, n, kind="response.output_text.delta", text="x" * 1000) for n in range(1, 1801)]
+        async with playing(Tape(deltas), viewer=viewer, position=1800):
+            while not viewer.is_done:
+                await asyncio.sleep(1)
+                viewer.read()
+
+        assert viewer.numbers == list(range(1, 1801))
+        assert viewer.most < 200_000
 
     run(scene())
 

@@ -14,7 +14,7 @@ from persistence.errors import ArchiveUnavailable, DatabaseUnavailable
 from server.settings import load_settings
 from sessions.errors import StoreUnavailable
 from sessions.server_events import with_sequence_number
-from sessions.store import Append
+from sessions.store import Append, SessionMeta
 from tests.end_to_end.in_process import Served, served
 from tests.persistence.builders import CREATED_MS, journal_events, make_archive, make_events, make_session, new_id
 from tests.server import watcher as viewers
@@ -132,6 +132,29 @@ async def test_a_session_of_another_node_is_followed_as_it_happens(server: Serve
         await watcher.until("avatar.replay.done")
 
     assert watcher.recorded == numbered([*events, *more, last])
+
+
+async def test_a_seek_in_a_live_session_is_done_though_nobody_speaks(server: Served) -> None:
+    store, session_id, events = server.services.store, new_id("sess"), make_events(7)
+    began_ms = server.services.node.now_ms() - 60_000
+    meta = SessionMeta(session_id, user_id="anna", client_id="kiosk", model="demo", created_ms=began_ms)
+    epoch = await store.create(meta, "node")
+    assert await store.append([Append(session_id, epoch, 1, began_ms, events, [], {}, [])]) == ["ok"]
+
+    async with watching(server, session_id, position=0) as watcher:
+        await watcher.until_recorded(7)
+        position = 0
+        # Once all was shown it is at what happens now.
+        while position < 60_000:
+            await watcher.send("avatar.replay.update")
+            position = (await watcher.until("avatar.replay.updated"))["replay"]["position"]
+            await asyncio.sleep(0.1)
+        await watcher.send("avatar.replay.update", position=0, paused=True)
+        restarted = await watcher.until("avatar.replay.updated")
+        await watcher.until_recorded(14)
+
+    assert restarted["replay"]["restarted"]
+    assert watcher.recorded == numbered(events) * 2
 
 
 async def test_seek_pause_and_speed_are_answered(server: Served) -> None:

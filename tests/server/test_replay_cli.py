@@ -4,8 +4,10 @@ import asyncio
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from persistence.part import encode_line
 from persistence.recording import Hole
 from server.replay_cli import NoSuchSession, Wanted, replay
 from server.settings import Settings, load_settings
-from server.transcript import Transcript, escaped
+from server.transcript import Transcript, escaped, escaped_json
 from sessions.records import AuditRecord, decode_record
 from sessions.sqlite_store import SqliteStore
 from sessions.store import Append
@@ -68,6 +70,59 @@ async def test_json_lines_hold_every_event_byte_for_byte_and_the_look_is_written
     (entry,) = await records(settings)
     assert (entry.action, entry.session_id, entry.role) == ("session.replay", session_id, "admin")
     assert entry.actor_id.startswith("cli:")
+
+
+# What JSON lets stand in a string and a terminal acts on, and what neither minds.
+LOUD = "".join(map(chr, [*range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]))
+QUIET = "«Wie spät?» \\u009b \U0001f40b この"
+
+
+async def test_json_lines_are_inert_on_a_terminal_and_as_they_were_through_a_pipe(tmp_path: Path) -> None:
+    settings = await make_settings(tmp_path)
+    events = [json.dumps({"text": f"{QUIET}{LOUD}"}, ensure_ascii=False).encode()]
+    session_id = await seed(settings, events)
+
+    on_terminal = await asyncio.to_thread(run_on_terminal, tmp_path, "replay", session_id, "--jsonl")
+    piped = await asyncio.to_thread(run_cli, tmp_path, "replay", session_id, "--jsonl")
+
+    (line,) = [encode_line(event).decode() for event in as_recorded(events)]
+    (shown,) = on_terminal.splitlines()
+    assert shown.isprintable()
+    assert QUIET in json.loads(shown)["event"]["text"]
+    assert "«Wie spät?»" in shown
+    assert json.loads(shown) == json.loads(line)
+    # Not by lines: some of those characters end one.
+    assert piped.stdout == f"{line}\n"
+
+
+def run_on_terminal(folder: Path, *arguments: str) -> str:
+    """What the command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLUEMAN_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", *arguments],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUTF8": "1"},
+        cwd=folder,
+        stdout=theirs,
+    )
+    os.close(theirs)
+    written = b""
+    with open(ours, "rb", buffering=0) as terminal, suppress(OSError):
+        # The end of a terminal is an error.
+        while piece := terminal.read(65536):
+            written += piece
+    assert process.wait() == 0
+    return written.decode()
+
+
+@given(st.text())
+def test_what_is_escaped_for_a_terminal_is_the_same_json(text: str) -> None:
+    line = json.dumps(text, ensure_ascii=False)
+
+    shown = escaped_json(line)
+
+    assert shown.isprintable()
+    assert json.loads(shown) == text
 
 
 async def test_an_unknown_session_is_said_and_not_written_down(tmp_path: Path) -> None:

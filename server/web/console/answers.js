@@ -5,9 +5,9 @@
  * @import { AnswerFacts, Detail } from "./session.js"
  */
 
-import { h } from "./dom.js";
+import { arrange, h } from "./dom.js";
 import { extentOf, itemOf } from "./moments.js";
-import { Review, ratingsOf } from "./reviews.js";
+import { Review, placeOf, ratingsOf } from "./reviews.js";
 import { badge, thumbs } from "./signs.js";
 import { clock, count, duration, number, passage, plain, said, write } from "./text.js";
 import { waterfall } from "./waterfall.js";
@@ -22,19 +22,27 @@ export class AnswerSheet {
   #facts;
   #detail;
   #tools;
-  #isDrawn = false;
+  #summary = h("summary");
   #body = h("div", { class: "facts" });
+  #play = h("button", { type: "button", class: "quiet", onclick: () => this.#tools.playFrom(this.startMs) });
+  /** Once it was opened. @type {{ prompt: HTMLElement, review: Review } | null} */ #drawn = null;
 
   /** @param {AnswerFacts} facts @param {Detail} detail @param {Tools} tools */
   constructor(facts, detail, tools) {
     this.#facts = facts;
     this.#detail = detail;
     this.#tools = tools;
-    this.node = h("details", { class: "answer-sheet", ontoggle: () => this.node.open && this.#draw() }, this.#summary(), this.#body);
+    this.node = h("details", { class: "answer-sheet", ontoggle: () => this.node.open && this.#draw() }, this.#summary, this.#body);
+    this.#headline();
   }
 
   get startMs() {
     return this.#facts.created_ms - extentOf(this.#detail).first_ms;
+  }
+
+  /** Something was typed into it and not saved. */
+  get hasDraft() {
+    return this.#tools.house.drafts.has(placeOf(this.#detail, itemOf(this.#facts)));
   }
 
   /** The replay is here now. @param {boolean} isCurrent */
@@ -48,29 +56,41 @@ export class AnswerSheet {
     this.#draw();
   }
 
-  #summary() {
+  /** What is known by now; what is being read or typed stays. @param {AnswerFacts} facts */
+  update(facts) {
+    const before = this.#facts;
+    this.#facts = facts;
+    this.#headline();
+    if (!this.#drawn) return;
+    const isPromptNew = facts.prompt !== before.prompt || facts.prompt_chars !== before.prompt_chars;
+    if (isPromptNew) this.#drawn.prompt = this.#prompt();
+    if (JSON.stringify(facts) !== JSON.stringify(before)) this.#arrange(this.#drawn);
+    this.#drawn.review.show();
+  }
+
+  #headline() {
     const { status, created_ms: createdMs, first_token_ms: firstMs, turn_id: turnId } = this.#facts;
     const question = this.#detail.turns.find((turn) => turn.turn_id === turnId)?.text ?? "";
     const signs = [badge(status, status === "failed" ? "bad" : status === "completed" ? "plain" : "busy")];
     if (firstMs !== null) signs.push(badge(`first token ${duration(firstMs - createdMs)}`, firstMs - createdMs >= SLOW_MS ? "slow" : "plain"));
     for (const { rating } of ratingsOf(this.#detail, itemOf(this.#facts))) if (rating) signs.push(thumbs(rating, 1));
     const title = h("h3", { class: "asked" }, h("span", { class: "at" }, clock(this.startMs)), question ? said(question) : h("i", {}, "Not asked by a message"));
-    return h("summary", {}, title, h("span", { class: "signs" }, ...signs));
+    this.#summary.replaceChildren(title, h("span", { class: "signs" }, ...signs));
   }
 
   #draw() {
-    if (this.#isDrawn) return;
-    this.#isDrawn = true;
+    if (this.#drawn) return;
+    const { text } = this.#facts;
+    const review = new Review(this.#detail, { itemId: itemOf(this.#facts), text: text ?? "" }, this.#tools);
+    this.#drawn = { prompt: this.#prompt(), review };
+    this.#arrange(this.#drawn);
+  }
+
+  /** @param {{ prompt: HTMLElement, review: Review }} drawn */
+  #arrange({ prompt, review }) {
     const facts = this.#facts;
-    this.#body.append(
-      h("button", { type: "button", class: "quiet", onclick: () => this.#tools.playFrom(this.startMs) }, `Play from ${clock(this.startMs)}`),
-      ...wording(facts),
-      ...trouble(facts),
-      waterfall(facts.waterfall),
-      figures(facts),
-      this.#prompt(),
-      new Review(this.#detail, itemOf(facts), this.#tools).node,
-    );
+    this.#play.textContent = `Play from ${clock(this.startMs)}`;
+    arrange(this.#body, [this.#play, ...wording(facts), ...trouble(facts), waterfall(facts.waterfall), figures(facts), prompt, review.node]);
   }
 
   /** The prompt, or the place where it appears: those of a long session do not come along with it. */
@@ -87,7 +107,9 @@ export class AnswerSheet {
     const session = encodeURIComponent(this.#detail.session.session_id);
     try {
       const found = await this.#tools.house.api.get(`/v1/sessions/${session}/prompts/${encodeURIComponent(this.#facts.response_id)}`);
-      place.replaceWith(prompt({ ...this.#facts, ...found }));
+      const shown = prompt({ ...this.#facts, ...found });
+      if (this.#drawn?.prompt === place) this.#drawn.prompt = shown;
+      place.replaceWith(shown);
     } catch {
       place.textContent = "The exact prompt cannot be had now. Open the session again to try once more.";
     }

@@ -15,6 +15,9 @@
  * @property {(path: string) => void} rename      this page's address from now on
  * @property {(title: string) => void} entitle
  * @property {(text: string) => void} say         to those who do not see it
+ * @property {Map<string, Draft>} drafts          what they typed and have not sent yet, by what it is for
+ *
+ * @typedef {{ text: string, rating?: "up" | "down" | null, reason?: string }} Draft
  */
 
 import { Account } from "./account.js";
@@ -32,6 +35,8 @@ const SESSION = /^\/console\/sessions\/([^/]+)$/;
 const main = find("page", HTMLElement);
 /** @type {Page | null} */
 let page = null;
+/** By whose they are: they outlive being signed out, and nobody else is given them. @type {Map<string, Map<string, Draft>>} */
+const drafts = new Map();
 const account = new Account(() => {
   // Nothing stays of what another was shown.
   page?.leave?.();
@@ -44,7 +49,7 @@ function pageOf(url) {
   const { api, me } = account;
   if (!api || !me) return signInPage(account);
   /** @type {House} */
-  const house = { api, me, go, rename: (path) => history.replaceState(null, "", path), entitle, say };
+  const house = { api, me, go, rename: (path) => history.replaceState(null, "", path), entitle, say, drafts: draftsOf(me.subject) };
   const path = url.pathname.replace(/\/+$/, "");
   const session = SESSION.exec(path)?.[1];
   if (path === ROOT || path === `${ROOT}/sessions`) return findPage(house, url);
@@ -52,6 +57,13 @@ function pageOf(url) {
   if (path === `${ROOT}/overview`) return overviewPage(house, url);
   if (path === `${ROOT}/audit` && me.role === "admin") return auditPage(house, url);
   return nothingHere();
+}
+
+/** @param {string} subject */
+function draftsOf(subject) {
+  const own = drafts.get(subject) ?? new Map();
+  drafts.set(subject, own);
+  return own;
 }
 
 /** @param {string} part of an address */
@@ -129,6 +141,8 @@ document.addEventListener("click", (event) => {
 
 addEventListener("popstate", arrive);
 find("sign-out", HTMLButtonElement).addEventListener("click", () => {
+  // Who leaves by choice leaves nothing behind.
+  drafts.delete(account.me?.subject ?? "");
   account.signOut();
   main.querySelector("input")?.focus();
 });

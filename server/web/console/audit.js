@@ -45,11 +45,21 @@ export function auditPage(house, url) {
       const many = rows.children.length;
       const tally = h("p", { class: "tally" }, many === 0 ? "No entry is like this." : `${count(many, "entry", "entries")}${next ? " so far" : "; that is all"}.`);
       foot.replaceChildren(tally);
-      if (next) foot.append(h("button", { type: "button", class: "again", onclick: () => void fetchPage(next) }, "Older"));
+      if (next) foot.append(h("button", { type: "button", class: "again", onclick: () => void fetchOlder(next) }, "Older"));
       house.say(tally.textContent ?? "");
     } catch (error) {
       if (!abort.signal.aborted) foot.replaceChildren(failure(error, () => void fetchPage(after)));
     }
+  }
+
+  /** The button that had the focus is gone: it goes on at the first entry that came. @param {string} after */
+  async function fetchOlder(after) {
+    const numBefore = rows.children.length;
+    await fetchPage(after);
+    const first = rows.children[numBefore];
+    first?.setAttribute("tabindex", "-1");
+    const next = first ?? foot.querySelector("button");
+    if (next instanceof HTMLElement) next.focus({ preventScroll: first === undefined });
   }
 
   const about = h("p", { class: "fine" }, "Every view, replay and export of another's session is here, before anything was shown. Entries are chained by hashes and never change.");

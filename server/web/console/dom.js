@@ -49,6 +49,17 @@ export function find(id, kind) {
   return node;
 }
 
+/** Makes `nodes` the children of `parent`. Those that stay are not touched: what is moved loses the focus. @param {Element} parent @param {Node[]} nodes */
+export function arrange(parent, nodes) {
+  const wanted = new Set(nodes);
+  for (const child of [...parent.childNodes]) if (!wanted.has(child)) child.remove();
+  let next = parent.firstChild;
+  for (const node of nodes) {
+    if (node === next) next = next.nextSibling;
+    else parent.insertBefore(node, next);
+  }
+}
+
 /** Places a box by a custom property, which a strict style policy allows. @param {HTMLElement | SVGElement} node @param {string} name @param {string} value */
 export function place(node, name, value) {
   node.style.setProperty(name, value);

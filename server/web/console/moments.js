@@ -6,7 +6,8 @@
  * @typedef {"turn" | "busy" | "bad" | "up" | "down" | "note" | "hole"} Kind
  * @typedef {{ kind: Kind, atMs: number, label: string, text: string }} Moment   `label` says what it is, `text` what was written
  * @typedef {{ startMs: number, endMs: number }} Span
- * @typedef {{ itemId: string, rating: "up" | "down", reason: string | null, comment: string | null, atMs: number }} Opinion
+ * @typedef {{ itemId: string, rating: "up" | "down", reason: string | null, comment: string | null, atMs: number,
+ *   start?: number | null | undefined, end?: number | null | undefined }} Opinion
  */
 
 const LONGEST_TEXT = 90;
@@ -59,8 +60,8 @@ export function holeInWords(many, reason) {
 /** What users thought of answers, from when on: also what was rated past the connection, of which no event tells. @param {Detail} detail @returns {Opinion[]} */
 export function opinionsOf(detail) {
   const { first_ms: firstMs } = extentOf(detail);
-  return detail.feedback.flatMap(({ item_id: itemId, role, rating, reason, comment, rated_ms: ms }) =>
-    role === "user" && rating ? [{ itemId, rating, reason, comment, atMs: ms - firstMs }] : [],
+  return detail.feedback.flatMap(({ item_id: itemId, role, rating, reason, comment, start, end, rated_ms: ms }) =>
+    role === "user" && rating ? [{ itemId, rating, reason, comment, start, end, atMs: ms - firstMs }] : [],
   );
 }
 

@@ -4,11 +4,12 @@
  * @import { Detail, Note } from "./session.js"
  */
 
-import { h } from "./dom.js";
+import { arrange, h } from "./dom.js";
 import { failure } from "./states.js";
 import { clock, passage, said, shortly } from "./text.js";
 
 const MAX_CHARS = 5000;
+const RETURNED = "Not saved yet: as you left it.";
 
 export class Notes {
   #detail;
@@ -16,7 +17,8 @@ export class Notes {
   #player;
   #onAdded;
   #list = h("ol", { class: "notes" });
-  #text = h("textarea", { id: "note", rows: 3, maxlength: MAX_CHARS, required: true });
+  /** Those that are shown, by their ids. @type {Map<string, HTMLElement>} */ #entries = new Map();
+  #text = h("textarea", { id: "note", rows: 3, maxlength: MAX_CHARS, required: true, oninput: () => this.#keep() });
   #isHere = h("input", { type: "checkbox", id: "note-here", checked: true });
   #here = h("span", {}, "At 0:00");
   #told = h("p", { class: "fine", role: "status" });
@@ -37,7 +39,18 @@ export class Notes {
       this.#trouble,
     );
     this.node = h("section", { class: "panel" }, h("h2", {}, "Notes"), this.#list, form);
-    this.#show();
+    this.show();
+    const draft = house.drafts.get(this.#place);
+    if (draft) [this.#text.value, this.#told.textContent] = [draft.text, RETURNED];
+  }
+
+  get #place() {
+    return `note ${this.#detail.session.session_id}`;
+  }
+
+  #keep() {
+    if (this.#text.value) this.#house.drafts.set(this.#place, { text: this.#text.value });
+    else this.#house.drafts.delete(this.#place);
   }
 
   /** @param {number} positionMs */
@@ -46,10 +59,12 @@ export class Notes {
     if (this.#here.textContent !== text) this.#here.textContent = text;
   }
 
-  #show() {
-    const { notes } = this.#detail;
-    this.#list.replaceChildren(...notes.map((note) => this.#entry(note)));
-    if (notes.length === 0) this.#list.append(h("li", { class: "fine" }, "No notes yet."));
+  /** Those that there are by now. */
+  show() {
+    const before = this.#entries;
+    const entries = this.#detail.notes.map((note) => /** @type {const} */ ([note.note_id, before.get(note.note_id) ?? this.#entry(note)]));
+    this.#entries = new Map(entries);
+    arrange(this.#list, entries.length > 0 ? [...this.#entries.values()] : [h("li", { class: "fine" }, "No notes yet.")]);
   }
 
   /** @param {Note} note */
@@ -75,9 +90,11 @@ export class Notes {
       this.#trouble.replaceChildren(failure(error));
       return;
     }
-    this.#text.value = "";
+    // What was typed since is another note.
+    if (this.#text.value.trim() === text) this.#text.value = "";
+    this.#keep();
     this.#told.textContent = "Saved.";
-    this.#show();
+    this.show();
     this.#onAdded();
   }
 }

@@ -45,15 +45,15 @@ function readRange(query) {
 export function overviewPage(house, url) {
   const body = h("div", { class: "overview-body" });
   const abort = new AbortController();
-  const form = h("div");
-  const node = h("div", { class: "sheet overview" }, h("h1", { tabindex: -1 }, "Overview"), form, body);
+  const form = rangeForm(house.go);
+  const node = h("div", { class: "sheet overview" }, h("h1", { tabindex: -1 }, "Overview"), form.node, body);
   let current = abort;
 
   /** @param {URL} to */
   function accept(to) {
     if (to.pathname !== "/console/overview") return false;
     const range = readRange(to.searchParams);
-    form.replaceChildren(rangeForm(range, house.go));
+    form.fill(range);
     current.abort();
     current = new AbortController();
     void load(house, range, body, current.signal);
@@ -76,30 +76,42 @@ async function load(house, range, body, signal) {
   }
 }
 
-/** @param {Range} range @param {(path: string) => void} go */
-function rangeForm(range, go) {
-  const { from, to, model, client } = range;
-  /** @param {string} name @param {string} label @param {string} type @param {string} value */
-  const field = (name, label, type, value) => h("div", { class: "field" }, h("label", { for: `range-${name}` }, label), h("input", { id: `range-${name}`, name, type, value, spellcheck: "false" }));
-  const today = isoDay(Date.now());
-  const presets = RANGES.map((days) => {
-    const start = isoDay(midnight(today) - (days - 1) * DAY_MS);
-    const isHere = start === from && to === today;
-    return h("a", { class: "quiet preset", href: address("/console/overview", { from: start, to: today, model, client }), "aria-current": isHere ? "true" : null }, `${days} days`);
-  });
+/** @param {(path: string) => void} go */
+function rangeForm(go) {
+  /** @param {keyof Range} name @param {string} type */
+  const input = (name, type) => h("input", { id: `range-${name}`, name, type, spellcheck: "false" });
+  const inputs = { from: input("from", "date"), to: input("to", "date"), model: input("model", "text"), client: input("client", "text") };
+  /** @param {keyof Range} name @param {string} label */
+  const field = (name, label) => h("div", { class: "field" }, h("label", { for: `range-${name}` }, label), inputs[name]);
+  const presets = RANGES.map((days) => ({ days, link: h("a", { class: "quiet preset" }, `${days} days`) }));
   /** @param {SubmitEvent} event */
   function onsubmit(event) {
     event.preventDefault();
     const data = new FormData(/** @type {HTMLFormElement} */ (event.currentTarget));
     go(address("/console/overview", Object.fromEntries([...data].map(([name, value]) => [name, String(value).trim()]))));
   }
-  return h(
+
+  /** The same form, so that the focus stays in it. @param {Range} range */
+  function fill(range) {
+    const { from, to, model, client } = range;
+    for (const name of /** @type {Array<keyof Range>} */ (Object.keys(inputs))) inputs[name].value = range[name];
+    const today = isoDay(Date.now());
+    for (const { days, link } of presets) {
+      const start = isoDay(midnight(today) - (days - 1) * DAY_MS);
+      link.href = address("/console/overview", { from: start, to: today, model, client });
+      if (start === from && to === today) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  }
+
+  const node = h(
     "form",
     { class: "range", "aria-label": "Range", autocomplete: "off", onsubmit },
-    h("p", { class: "presets" }, "Last ", ...presets),
-    h("div", { class: "fields" }, field("from", "From", "date", from), field("to", "To", "date", to), field("model", "Model", "text", model), field("client", "Digital human", "text", client), h("button", { type: "submit", class: "again" }, "Show")),
+    h("p", { class: "presets" }, "Last ", ...presets.map(({ link }) => link)),
+    h("div", { class: "fields" }, field("from", "From"), field("to", "To"), field("model", "Model"), field("client", "Digital human"), h("button", { type: "submit", class: "again" }, "Show")),
     h("p", { class: "fine" }, "Days are counted in UTC."),
   );
+  return { node, fill };
 }
 
 /** @param {Day[]} days @param {Range} range */

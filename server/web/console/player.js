@@ -42,7 +42,7 @@ export class Player {
 
   /** @param {string} sessionId @param {string} token
    * @param {{ position: number, paused: boolean }} start
-   * @param {{ say: (text: string) => void, onPosition: (ms: number) => void, onEvent: (type: string) => void }} listeners */
+   * @param {{ say: (text: string) => void, onPosition: (ms: number) => void, onEvent: (event: import("../realtime.js").ServerEvent) => void }} listeners */
   constructor(sessionId, token, start, { say, onPosition, onEvent }) {
     this.#say = say;
     this.#onPosition = onPosition;
@@ -92,9 +92,10 @@ export class Player {
 
   /** @param {number} ms */
   seek(ms) {
-    const position = Math.max(0, Math.min(ms, this.#replay.durationMs));
+    const position = this.#within(ms);
     this.#replay.update({ position });
     this.#refresh();
+    this.#timeline.tell(position);
   }
 
   /** To where that moment has just happened. @param {number} ms */
@@ -104,8 +105,14 @@ export class Player {
 
   /** @param {number} ms */
   playFrom(ms) {
-    this.#replay.update({ position: Math.max(0, ms), paused: false });
+    this.#replay.update({ position: this.#within(ms), paused: false });
     this.#refresh();
+  }
+
+  /** @param {number} ms */
+  #within(ms) {
+    const longestMs = this.#replay.state ? this.#replay.durationMs : Infinity;
+    return Math.max(0, Math.min(ms, longestMs));
   }
 
   close() {
@@ -202,7 +209,7 @@ export class Player {
     );
   }
 
-  /** @param {(type: string) => void} onEvent */
+  /** @param {(event: import("../realtime.js").ServerEvent) => void} onEvent */
   #listen(onEvent) {
     const [replay, stage] = [this.#replay, this.#stage];
     replay.on("state", (state) => {
@@ -211,7 +218,7 @@ export class Player {
     });
     replay.on("event", (event) => {
       stage.show(event);
-      onEvent(event.type);
+      onEvent(event);
     });
     replay.on("gap", ({ first_sequence_number: first, last_sequence_number: last, reason }) => {
       stage.tear(`${holeInWords(last - first + 1, reason)}. What follows is as it was.`);

@@ -8,18 +8,25 @@ import { address } from "./api.js";
 import { h, icon } from "./dom.js";
 import { SHAPES } from "./signs.js";
 import { failure } from "./states.js";
-import { passage, said, shortly } from "./text.js";
+import { passage, piece, said, shortly } from "./text.js";
 
 const MAX_COMMENT = 2000;
+const RETURNED = "Not saved yet: as you left it.";
 
 /** @param {Detail} detail @param {string} itemId */
 export function ratingsOf({ feedback }, itemId) {
   return feedback.filter(({ item_id: id, rating }) => id === itemId && rating);
 }
 
+/** Where a review that is not saved yet is kept. @param {Detail} detail @param {string} itemId */
+export function placeOf({ session }, itemId) {
+  return `review ${session.session_id} ${itemId}`;
+}
+
 export class Review {
   #detail;
   #itemId;
+  #text;
   #tools;
   #list = h("ul", { class: "opinions" });
   #told = h("p", { class: "fine", role: "status" });
@@ -29,14 +36,46 @@ export class Review {
   #reason = h("select", {}, h("option", { value: "" }, "No reason"));
   #comment = h("textarea", { rows: 2, maxlength: MAX_COMMENT });
 
-  /** @param {Detail} detail @param {string} itemId @param {import("./answers.js").Tools} tools */
-  constructor(detail, itemId, tools) {
+  /** @param {Detail} detail @param {{ itemId: string, text: string }} answer @param {import("./answers.js").Tools} tools */
+  constructor(detail, { itemId, text }, tools) {
     this.#detail = detail;
     this.#itemId = itemId;
+    this.#text = text;
     this.#tools = tools;
     this.#reason.append(...tools.house.me.feedback_reasons.map((reason) => h("option", { value: reason }, reason.replaceAll("-", " "))));
     this.node = h("section", { class: "review" }, h("h4", {}, "Ratings"), this.#list, itemId ? this.#form() : h("p", { class: "fine" }, "There is no message to rate."));
-    this.#show();
+    this.show();
+    this.#begin();
+  }
+
+  /** What people thought by now; what is being typed stays. */
+  show() {
+    const given = ratingsOf(this.#detail, this.#itemId);
+    this.#list.replaceChildren(...given.map((rating) => opinion(rating, this.#text)));
+    if (given.length === 0) this.#list.append(h("li", { class: "fine" }, "Nobody has rated this answer."));
+  }
+
+  /** From what was saved, or from what was not saved yet. */
+  #begin() {
+    const mine = this.#mine;
+    const draft = this.#drafts.get(this.#place);
+    const { rating, reason, text } = draft ?? { rating: mine?.rating, reason: mine?.reason, text: mine?.comment };
+    this.#press(rating ?? null);
+    this.#reason.value = reason ?? "";
+    this.#comment.value = text ?? "";
+    if (draft) this.#told.textContent = RETURNED;
+  }
+
+  get #drafts() {
+    return this.#tools.house.drafts;
+  }
+
+  get #place() {
+    return placeOf(this.#detail, this.#itemId);
+  }
+
+  #keep() {
+    this.#drafts.set(this.#place, { text: this.#comment.value, rating: this.#pressed, reason: this.#reason.value });
   }
 
   get #mine() {
@@ -45,12 +84,9 @@ export class Review {
   }
 
   #form() {
-    const mine = this.#mine;
-    this.#reason.value = mine?.reason ?? "";
-    this.#comment.value = mine?.comment ?? "";
     return h(
       "form",
-      { class: "review-form", onsubmit: (/** @type {Event} */ event) => this.#submit(event) },
+      { class: "review-form", oninput: () => this.#keep(), onsubmit: (/** @type {Event} */ event) => this.#submit(event) },
       h("fieldset", {}, h("legend", {}, "Your review, apart from the user's rating"), h("div", { class: "choice" }, this.#up, this.#down)),
       h("label", {}, "Reason", this.#reason),
       h("label", {}, "Comment", this.#comment),
@@ -61,7 +97,10 @@ export class Review {
 
   /** @param {"up" | "down"} rating */
   #thumb(rating) {
-    const press = () => this.#press(rating === this.#pressed ? null : rating);
+    const press = () => {
+      this.#press(rating === this.#pressed ? null : rating);
+      this.#keep();
+    };
     return h("button", { type: "button", class: `quiet thumb thumb-${rating}`, "aria-pressed": "false", onclick: press }, icon(SHAPES[rating]), rating === "up" ? "Good" : "Bad");
   }
 
@@ -75,13 +114,6 @@ export class Review {
     this.#down.ariaPressed = String(rating === "down");
   }
 
-  #show() {
-    const given = ratingsOf(this.#detail, this.#itemId);
-    this.#list.replaceChildren(...given.map(opinion));
-    if (given.length === 0) this.#list.append(h("li", { class: "fine" }, "Nobody has rated this answer."));
-    this.#press(this.#mine?.rating ?? null);
-  }
-
   /** @param {Event} event */
   async #submit(event) {
     event.preventDefault();
@@ -90,6 +122,7 @@ export class Review {
     if (!rating && !mine?.rating) return void (this.#told.textContent = "Choose good or bad first.");
     this.#told.textContent = "Saving…";
     this.#trouble.replaceChildren();
+    const sent = this.#drafts.get(this.#place);
     try {
       await (rating ? this.#save(rating) : this.#withdraw(mine));
     } catch (error) {
@@ -98,7 +131,12 @@ export class Review {
       return;
     }
     this.#told.textContent = rating ? "Saved." : "Withdrawn.";
-    this.#show();
+    // What was typed since is not saved.
+    if (this.#drafts.get(this.#place) === sent) {
+      this.#drafts.delete(this.#place);
+      this.#press(this.#mine?.rating ?? null);
+    }
+    this.show();
     this.#tools.onReviewed();
   }
 
@@ -130,10 +168,10 @@ export class Review {
   }
 }
 
-/** @param {Feedback} feedback */
-function opinion({ rating, role, user_id: user, reason, comment, rated_ms: ms }) {
+/** @param {Feedback} feedback @param {string} text what it is about */
+function opinion({ rating, role, user_id: user, reason, comment, start, end, rated_ms: ms }, text) {
   const who = role === "user" ? "User" : "Reviewer";
   const line = h("p", {}, icon(SHAPES[rating ?? "up"]), h("b", {}, ` ${rating === "up" ? "Good" : "Bad"}`), ` · ${who} `, said(user), " · ", shortly(ms));
   if (reason) line.append(" · ", said(reason.replaceAll("-", " ")));
-  return h("li", { class: `thumb-${rating} by-${role}` }, line, comment ? passage(comment) : null);
+  return h("li", { class: `thumb-${rating} by-${role}` }, line, piece(text, start, end), comment ? passage(comment) : null);
 }

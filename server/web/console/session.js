@@ -35,7 +35,8 @@
  * @property {Part[]} waterfall
  *
  * @typedef {{ feedback_id: string, session_id: string, item_id: string, user_id: string, role: "user" | "support" | "admin",
- *   rating: "up" | "down" | null, reason: string | null, comment: string | null, rated_ms: number }} Feedback
+ *   rating: "up" | "down" | null, reason: string | null, comment: string | null, start?: number | null, end?: number | null,
+ *   rated_ms: number }} Feedback   `start` and `end`: the piece of the answer's text that is meant
  * @typedef {{ note_id: string, author_id: string, text: string, position_ms: number | null, created_ms: number }} Note
  * @typedef {{ session: Summary, extent: Extent | null, turns: Turn[], answers: AnswerFacts[], feedback: Feedback[], notes: Note[],
  *   warnings?: string[], masked?: true }} Detail   `extent` null: the recording cannot be asked now
@@ -43,18 +44,18 @@
 
 import { address } from "./api.js";
 import { AnswerSheet } from "./answers.js";
-import { h, icon } from "./dom.js";
-import { extentOf, holeInWords, momentsOf } from "./moments.js";
+import { arrange, h, icon } from "./dom.js";
+import { Head } from "./head.js";
+import { Lookout } from "./lookout.js";
+import { extentOf, momentsOf } from "./moments.js";
 import { Notes } from "./notes.js";
 import { Player } from "./player.js";
-import { SHAPES, badge } from "./signs.js";
+import { SHAPES } from "./signs.js";
 import { failure, waiting } from "./states.js";
-import { clock, count, duration, plain, said, when } from "./text.js";
+import { clock, plain, said } from "./text.js";
 
 /** @typedef {import("./app.js").House} House */
 
-// What the writer has not stored yet comes a little after the answer's last event.
-const STORED_AFTER_MS = 2000;
 const LONGEST_TITLE = 80;
 
 /** @param {House} house @param {string} sessionId @param {URL} url @returns {import("./app.js").Page} */
@@ -74,15 +75,20 @@ class SessionView {
   /** @type {Detail | null} */ #detail = null;
   /** @type {Player | null} */ #player = null;
   /** @type {Notes | null} */ #notes = null;
-  /** @type {AnswerSheet[]} */ #sheets = [];
+  /** By the ids of their responses. @type {Map<string, AnswerSheet>} */ #held = new Map();
+  /** The same, in order. @type {AnswerSheet[]} */ #sheets = [];
   /** The replay is in it. @type {AnswerSheet | null} */ #current = null;
   #lastMs = -1;
   #namedMs = -1;
+  /** Answers that have ended and were not stored by then. @type {Set<string>} */ #late = new Set();
+  #lookout = new Lookout(() => this.#lookAgain());
+  #nothing = h("p", { class: "fine" }, "Nothing was answered, or it is not stored yet.");
   #answers = h("section", { class: "panel" });
+  #answersHeading = h("h2", {}, "Answers");
   #moments = h("ol", { class: "moments" });
+  /** Those that are shown, by what they say. @type {Map<string, HTMLElement>} */ #entries = new Map();
   #heading = h("h1", { tabindex: -1, id: "session-title" }, "Session");
-  #head = h("div", { class: "session-head" });
-  /** @type {ReturnType<typeof setTimeout> | undefined} */ #reloading;
+  /** @type {Head | null} */ #head = null;
 
   /** @param {House} house @param {string} sessionId @param {number | null} atMs @param {HTMLElement} node */
   constructor(house, sessionId, atMs, node) {
@@ -113,7 +119,7 @@ class SessionView {
 
   close() {
     this.#abort.abort();
-    clearTimeout(this.#reloading);
+    this.#lookout.close();
     this.#player?.close();
   }
 
@@ -127,30 +133,36 @@ class SessionView {
     this.#player = new Player(this.#sessionId, this.#house.api.token, start, {
       say: this.#house.say,
       onPosition: (ms) => this.#moved(ms),
-      onEvent: (type) => type === "response.done" && this.#player?.isLive && this.#reloadSoon(),
+      onEvent: (event) => this.#happened(event),
     });
     this.#notes = new Notes(detail, this.#house, this.#player, () => this.#annotate());
+    this.#head = new Head(detail, this.#house);
     this.#heading.replaceChildren(said((session.first_text ?? "").slice(0, LONGEST_TITLE) || "A session without words"));
     this.#house.entitle(plain(session.first_text ?? session.session_id));
     const player = this.#player;
     // It moves, and what moves loses the focus.
     const wasRead = document.activeElement === this.#heading;
     const left = h("section", { class: "watch", "aria-labelledby": "session-title", onkeydown: (/** @type {KeyboardEvent} */ event) => player.key(event) });
-    left.append(h("div", { class: "session-title" }, this.#heading, this.#head), player.node, this.#aside());
+    left.append(h("div", { class: "session-title" }, this.#heading, this.#head.node), player.node, this.#aside());
     this.#node.replaceChildren(left, h("div", { class: "beside" }, this.#answers, this.#notes.node));
     if (wasRead) this.#heading.focus({ preventScroll: true });
     this.#show(detail);
-    this.#sheets[0]?.open();
+    for (const [index, sheet] of this.#sheets.entries()) if (index === 0 || sheet.hasDraft) sheet.open();
+    if (!this.#isAllThere) this.#lookout.warn();
   }
 
-  /** @param {Detail} detail */
+  /** What is known by now: sheets that are there stay as they are, with whatever is being typed into them. @param {Detail} detail */
   #show(detail) {
     const tools = { house: this.#house, playFrom: (/** @type {number} */ ms) => this.#player?.playFrom(ms), onReviewed: () => this.#annotate() };
-    this.#current = null;
-    this.#sheets = detail.answers.map((facts) => new AnswerSheet(facts, detail, tools));
-    const list = this.#sheets.length > 0 ? this.#sheets.map(({ node }) => node) : [h("p", { class: "fine" }, "Nothing was answered, or it is not stored yet.")];
-    this.#answers.replaceChildren(h("h2", {}, "Answers"), ...list);
-    this.#head.replaceChildren(...headOf(detail, this.#exportLink()));
+    for (const facts of detail.answers) {
+      const sheet = this.#held.get(facts.response_id);
+      if (sheet) sheet.update(facts);
+      else this.#held.set(facts.response_id, new AnswerSheet(facts, detail, tools));
+    }
+    this.#sheets = [...this.#held.values()].sort((one, other) => one.startMs - other.startMs);
+    const sheets = this.#sheets.length > 0 ? this.#sheets.map(({ node }) => node) : [this.#nothing];
+    arrange(this.#answers, [this.#answersHeading, this.#lookout.node, ...sheets]);
+    this.#head?.show(detail);
     this.#annotate();
   }
 
@@ -159,10 +171,19 @@ class SessionView {
     const [detail, player] = [this.#detail, this.#player];
     if (!detail || !player) return;
     player.annotate(detail);
-    const entries = momentsOf(detail).map(({ kind, atMs, label, text }) =>
-      h("li", {}, h("button", { type: "button", class: `moment mark-${kind}`, onclick: () => player.visit(atMs) }, h("span", { class: "at" }, clock(atMs)), icon(SHAPES[kind]), h("span", {}, h("b", {}, label), " ", said(text)))),
-    );
-    this.#moments.replaceChildren(...entries);
+    const before = this.#entries;
+    this.#entries = new Map();
+    for (const moment of momentsOf(detail)) {
+      const name = JSON.stringify(moment);
+      this.#entries.set(name, before.get(name) ?? this.#entry(moment));
+    }
+    arrange(this.#moments, [...this.#entries.values()]);
+  }
+
+  /** @param {import("./moments.js").Moment} moment */
+  #entry({ kind, atMs, label, text }) {
+    const words = [h("span", { class: "at" }, clock(atMs)), icon(SHAPES[kind]), h("span", {}, h("b", {}, label), " ", said(text))];
+    return h("li", {}, h("button", { type: "button", class: `moment mark-${kind}`, onclick: () => this.#player?.visit(atMs) }, ...words));
   }
 
   #aside() {
@@ -176,35 +197,30 @@ class SessionView {
     );
   }
 
-  #exportLink() {
-    const told = h("span", { class: "fine", role: "status" });
-    const button = h("button", { type: "button", class: "quiet", onclick: () => void this.#export(told) }, "Export as JSON lines");
-    return h("span", { class: "export" }, button, told);
+  get #isAllThere() {
+    return !this.#detail?.warnings?.includes("not_stored_yet") && [...this.#late].every((id) => this.#held.has(id));
   }
 
-  /** @param {HTMLElement} told */
-  async #export(told) {
-    told.textContent = "Preparing…";
-    try {
-      const href = URL.createObjectURL(await this.#house.api.file(`${this.#path}/export`));
-      h("a", { href, download: `${this.#sessionId}.jsonl` }).click();
-      setTimeout(() => URL.revokeObjectURL(href), 60_000);
-      told.textContent = "Exported.";
-    } catch (error) {
-      told.textContent = error instanceof Error ? error.message : "It could not be exported.";
-    }
+  /** @param {import("../realtime.js").ServerEvent & Record<string, any>} event */
+  #happened(event) {
+    if (event.type !== "response.done") return;
+    const { id } = event.response;
+    if (this.#held.has(id) || this.#late.has(id)) return;
+    this.#late.add(id);
+    this.#lookout.wake();
   }
 
-  #reloadSoon() {
-    this.#reloading ??= setTimeout(async () => {
-      this.#reloading = undefined;
-      const fresh = await this.#house.api.get(this.#path, {}, this.#abort.signal).catch(() => null);
-      if (!fresh || !this.#detail) return;
-      const openOnes = new Set(this.#sheets.flatMap(({ node }, index) => (node.open ? [index] : [])));
-      Object.assign(this.#detail, fresh);
-      this.#show(this.#detail);
-      for (const index of openOnes) this.#sheets[index]?.open();
-    }, STORED_AFTER_MS);
+  /** Whether all is there by now. */
+  async #lookAgain() {
+    /** @type {Detail} */ const fresh = await this.#house.api.get(this.#path, {}, this.#abort.signal);
+    const detail = this.#detail;
+    if (!detail || this.#abort.signal.aborted) return true;
+    // What was written here is known before the tables tell of it.
+    const feedback = newest(detail.feedback, fresh.feedback, (rating) => rating.feedback_id, (rating) => rating.rated_ms);
+    const notes = newest(detail.notes, fresh.notes, (note) => note.note_id, () => 0);
+    this.#show(Object.assign(detail, fresh, { feedback, notes }));
+    this.#notes?.show();
+    return this.#isAllThere;
   }
 
   /** @param {number} ms */
@@ -230,21 +246,16 @@ class SessionView {
   }
 }
 
-/** Whose session it was, and whether all of it is there. @param {Detail} detail @param {HTMLElement} exporting */
-function headOf(detail, exporting) {
-  const { session, warnings, masked } = detail;
-  const extent = extentOf(detail);
-  const { user_id: user, client_id: client, model, created_ms: createdMs, session_id: id } = session;
-  const lengthMs = extent.last_ms - extent.first_ms;
-  const facts = h("p", { class: "session-facts" }, when(createdMs), " · ", said(user), " with ", said(client), " · ", said(model), ` · ${duration(lengthMs)} · ${count(extent.num_events, "event")}`);
-  const line = h("p", { class: "session-tools" }, extent.is_live ? badge("Live", "live") : null, h("code", {}, said(id)), exporting, h("a", { href: address("/console", { user }) }, "More of this user"));
-  const nodes = [facts, line];
-  if (masked) nodes.push(h("p", { class: "fine" }, "Personal data is covered with •. A sign-in with the scope personal_data shows it."));
-  if (warnings?.includes("archive_unavailable")) nodes.push(h("p", { class: "damage" }, icon(SHAPES.hole), " The archive cannot be reached now: what is known of the session is shown, and the replay may have to wait."));
-  if (warnings?.includes("not_stored_yet")) nodes.push(h("p", { class: "fine" }, "Not all of this session is stored yet; its answers appear here a little later."));
-  if (extent.holes.length > 0) {
-    const list = extent.holes.map(({ first, last, reason }) => holeInWords(last - first + 1, reason)).join("; ");
-    nodes.push(h("p", { class: "damage" }, icon(SHAPES.hole), ` This recording is not whole: ${list}. The rest is shown as it was.`));
+/**
+ * Of both, by name, and of the same name the later one.
+ * @template T
+ * @param {T[]} held @param {T[]} fresh @param {(one: T) => string} nameOf @param {(one: T) => number} timeOf
+ */
+function newest(held, fresh, nameOf, timeOf) {
+  const kept = new Map(fresh.map((one) => [nameOf(one), one]));
+  for (const one of held) {
+    const other = kept.get(nameOf(one));
+    if (other === undefined || timeOf(other) <= timeOf(one)) kept.set(nameOf(one), one);
   }
-  return nodes;
+  return [...kept.values()];
 }

@@ -15,7 +15,7 @@ import { Outbox } from "../outbox.js";
 import { Transcript } from "../transcript.js";
 import { h, icon } from "./dom.js";
 import { SHAPES } from "./signs.js";
-import { passage } from "./text.js";
+import { passage, piece } from "./text.js";
 
 const NOTHING_KEPT = { recall: () => undefined, keep: () => undefined };
 // All up to a position comes at once; events further apart than this are played.
@@ -62,7 +62,7 @@ export class Stage {
   #isPlaying = false;
   #restartedAt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #settling;
-  /** How much of each text has come by deltas. @type {Map<string, number>} */ #given = new Map();
+  /** What has come of each text. @type {Map<string, string>} */ #given = new Map();
   /** @type {Map<string, Answer>} */ #answers = new Map();
   /** Those of `Opinion`s that are shown. @type {Set<Opinion>} */ #shown = new Set();
   /** Came in a lump, so that its deltas say nothing of its tokens. @type {WeakSet<Answer>} */ #lumps = new WeakSet();
@@ -171,25 +171,29 @@ export class Stage {
     const kind = /** @type {string} */ (event.type);
     if (kind === "response.output_text.delta") {
       const key = keyOf(event);
-      this.#given.set(key, (this.#given.get(key) ?? 0) + String(event["delta"]).length);
+      this.#given.set(key, (this.#given.get(key) ?? "") + String(event["delta"]));
     } else if (kind === "response.output_text.done") {
-      const rest = String(event["text"] ?? "").slice(this.#given.get(keyOf(event)) ?? 0);
+      const text = String(event["text"] ?? "");
+      const rest = text.slice((this.#given.get(keyOf(event)) ?? "").length);
+      this.#given.set(keyOf(event), text);
       const { response_id, item_id } = /** @type {Record<string, any>} */ (event);
       if (rest) this.#wire.tell("event", { type: "response.output_text.delta", response_id, item_id, delta: rest });
     }
   }
 
-  /** What the user thought of an answer, under it. @param {string} itemId @param {{ rating?: string | null, reason?: string | null, comment?: string | null } | null} opinion */
+  /** What the user thought of an answer, under it. @param {string} itemId @param {{ rating?: string | null, reason?: string | null, comment?: string | null,
+   *   start?: number | null | undefined, end?: number | null | undefined } | null} opinion */
   #rated(itemId, opinion) {
     const answer = this.#answers.get(itemId);
     const foot = answer && this.#transcript?.foot(answer);
     if (!foot) return;
     const isFollowing = this.#frame.querySelector(".latest:not([hidden])") === null;
     foot.querySelector(".opinion")?.remove();
-    const { rating, reason, comment } = opinion ?? {};
+    const { rating, reason, comment, start, end } = opinion ?? {};
     if (rating !== "up" && rating !== "down") return;
     const what = h("p", {}, icon(SHAPES[rating]), ` Thumbs ${rating} from the user${reason ? `: ${reason}` : ""}`);
-    foot.append(h("div", { class: `opinion thumb-${rating}` }, what, comment ? passage(comment) : null));
+    const about = piece(this.#given.get(keyOf({ item_id: itemId })) ?? "", start, end);
+    foot.append(h("div", { class: `opinion thumb-${rating}` }, what, about, comment ? passage(comment) : null));
     if (!isFollowing) return;
     // A scroll that is still to be told of would be taken for the reader's: so once more after it.
     const transcript = this.#transcript;

@@ -59,6 +59,16 @@ export function passage(text, className = "passage") {
   return write(h("p", { class: className, dir: "auto" }), text);
 }
 
+/**
+ * The piece of a text that a rating is about; nothing where it is about all of it.
+ * @param {string} text @param {number | null | undefined} start @param {number | null | undefined} end both in UTF-16 units
+ */
+export function piece(text, start, end) {
+  if (typeof start !== "number" || typeof end !== "number") return null;
+  const words = text.slice(start, end);
+  return h("p", { class: "piece" }, "About ", words ? h("q", {}, said(words)) : `the characters ${number(start + 1)} to ${number(end)}`);
+}
+
 const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const short = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 const numbers = new Intl.NumberFormat(undefined);

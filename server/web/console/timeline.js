@@ -60,7 +60,7 @@ export class Timeline {
     if (this.#isHeld) return;
     this.#slider.value = String(positionMs);
     // A slider in hand is not talked over by the replay's own pace.
-    if (document.activeElement !== this.#slider) this.#tell(positionMs, duration);
+    if (document.activeElement !== this.#slider) this.tell(positionMs);
   }
 
   /** Each mark where it belongs, in the lowest lane that has room for it. */
@@ -78,16 +78,14 @@ export class Timeline {
     place(this.#marks, "--num-lanes", String(Math.max(1, ends.length)));
   }
 
-  /** @param {number} positionMs @param {number} durationMs */
-  #tell(positionMs, durationMs) {
-    const text = `${clockInWords(positionMs)} of ${clockInWords(durationMs)}`;
+  /** In the words that a screen reader says of the slider. @param {number} positionMs */
+  tell(positionMs) {
+    const text = `${clockInWords(positionMs)} of ${clockInWords(this.#durationMs)}`;
     if (this.#slider.getAttribute("aria-valuetext") !== text) this.#slider.setAttribute("aria-valuetext", text);
   }
 
   #seek() {
-    const positionMs = Number(this.#slider.value);
-    this.#tell(positionMs, Number(this.#slider.max));
-    this.#onSeek(positionMs);
+    this.#onSeek(Number(this.#slider.value));
   }
 
   /** @param {Moment} moment */

@@ -11,6 +11,7 @@ from sessions.server_events import with_sequence_number
 from sessions.store import Store
 
 _NUM_ENTRIES = 256
+_SLICE_BYTES = 64 * 1024
 
 
 class Connection(Protocol):
@@ -116,12 +117,26 @@ class Feed:
                 raise WindowGone
             for entry in entries:
                 missed = entry.events[self._sent - entry.first_sequence + 1 :]
-                connection.send_texts(number(self._sent + 1, missed))
+                await send_slowly(connection, number(self._sent + 1, missed), room)
                 self._sent += len(missed)
-            await room()
-            if connection is not self.connection:
-                return
+                await room()
+                if connection is not self.connection:
+                    return
         self._is_behind = False
+
+
+async def send_slowly(connection: Connection, events: Sequence[bytes], room: Callable[[], Awaitable[None]]) -> None:
+    """Send any number of events, as fast as a client reads: at once, they would be more than may be unsent."""
+    some: list[bytes] = []
+    num_bytes = 0
+    for event in events:
+        some.append(event)
+        num_bytes += len(event)
+        if num_bytes >= _SLICE_BYTES:
+            connection.send_texts(some)
+            some, num_bytes = [], 0
+            await room()
+    connection.send_texts(some)
 
 
 async def read_journal(store: Store, session_id: str, first: int, last: int) -> list[bytes]:

@@ -1,8 +1,12 @@
 """A rating that comes past its session's connection: from a client that lost it, or from a reviewer.
 
-The outbox holds it before anything else learns of it. The session's own user's also goes to the dialogue, where that lives on this node, so
-that its journal, its connection and a later resume tell the same. A reviewer's stays apart from it, and is written to the audit trail.
+The outbox holds it before anything else learns of it. The session's own user's also goes to the dialogue, so that its journal, its
+connection and a later resume tell the same: to the one that lives on this node, or to the stored one, which tells it when it is claimed
+next. A reviewer's stays apart from it, and is written to the audit trail.
 """
+
+import structlog
+from msgspec import structs
 
 from persistence.errors import DatabaseUnavailable
 from persistence.rated_answers import answer_text, rated_answer
@@ -15,6 +19,8 @@ from sessions.ratings import as_answer, check_range, feedback_record
 from sessions.records import encode_record
 from sessions.store import PlacedItem, SessionMeta
 from sessions.wire_errors import BadEvent
+
+_log = structlog.get_logger(__name__)
 
 
 class AnswerNotFound(Exception):
@@ -35,12 +41,20 @@ async def rate(
     if live is None or not _knows(live, item_id, feedback):
         placed = await services.store.item(meta.session_id, item_id)
         await _check(services, meta.session_id, item_id, placed=placed, feedback=feedback)
-        later = await _later(services, principal, meta, item_id, placed=placed, feedback=feedback)
-        if later is not None:
-            return later
+        newest = await _newest(services, principal, meta, item_id, placed=placed)
+        if newest is not None and not feedback.replaces(newest):
+            return newest
+        if newest is not None and newest.rated_ms == feedback.rated_ms and newest != feedback:
+            # Rows go by the time first: of two choices in one millisecond the one on the wire would win.
+            feedback = structs.replace(feedback, rated_ms=newest.rated_ms + 1)
     await _keep(services, principal, meta, item_id=item_id, feedback=feedback)
+    if not is_own:
+        return feedback
     # Looked for anew: it may have ended, moved or come back meanwhile, and one that is over may say nothing more.
-    live = services.node.find(meta.session_id) if is_own else None
+    live = services.node.find(meta.session_id)
+    if live is None:
+        await _leave(services, meta.session_id, item_id, feedback)
+        live = services.node.find(meta.session_id)
     return feedback if live is None else _tell(live, item_id, feedback)
 
 
@@ -60,6 +74,14 @@ def _tell(live: LiveSession, item_id: str, feedback: Feedback) -> Feedback:
         return live.rate(item_id, feedback)
     except BadEvent:
         return feedback  # the item was deleted while the outbox took the rating, or never was in the dialogue
+
+
+async def _leave(services: Services, session_id: str, item_id: str, feedback: Feedback) -> None:
+    """Leave it to whoever takes the session in next; it is durable already, whether that succeeds or not."""
+    try:
+        await services.store.rate(session_id, item_id, feedback)
+    except StoreUnavailable as error:
+        _log.warning("rating.not_in_dialogue", session_id=session_id, reason=str(error))
 
 
 async def _keep(
@@ -103,16 +125,15 @@ async def _check(
         raise AnswerNotFound(item_id)
 
 
-async def _later(
+async def _newest(
     services: Services,
     principal: Principal,
     meta: SessionMeta,
     item_id: str,
     *,
     placed: PlacedItem | None,
-    feedback: Feedback,
 ) -> Feedback | None:
-    """The choice that this one is too old to replace, where one is known: the writer may have more to store, and lets the later win."""
+    """The principal's latest choice that is known; the writer may have more to store, and lets the later win."""
     known = [placed.feedback] if placed is not None and placed.feedback and principal.subject == meta.user_id else []
     try:
         stored = await rated_answer(services.database, feedback_id(meta.session_id, item_id, principal.subject))
@@ -120,5 +141,4 @@ async def _later(
         stored = None
     if stored is not None:
         known.append(stored.feedback)
-    newest = max(known, key=lambda choice: choice.rated_ms, default=None)
-    return newest if newest is not None and not feedback.replaces(newest) else None
+    return max(known, key=lambda choice: choice.rated_ms, default=None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine.base import EngineError, EngineOverloaded, PromptTooLong
-from server.feed import Connection, Feed, WindowGone, read_journal
+from server.feed import GONE, Connection, Feed, WindowGone, read_journal, send_slowly
 from server.identifiers import new_id
 from sessions.client_events import (
     FeedbackCreate,
@@ -40,7 +40,11 @@ _MAX_UNCOMMITTED_EVENTS = 256
 CLOSE_DAMAGED = 1011
 CLOSE_RESTARTING = 1012
 CLOSE_TRY_AGAIN = 1013
-CLOSE_SUPERSEDED = 4001
+_TOO_LARGE = Close(1009, "more was sent at once than can be stored")
+_UNSTORABLE = Close(CLOSE_TRY_AGAIN, "the conversation cannot be stored now; resume later")
+_MOVED = Close(CLOSE_TRY_AGAIN, "the session has moved; resume again")
+# No client retries it: two that resume one session would take it from each other for ever.
+_SUPERSEDED = Close(4001, "superseded by another connection")
 _CLOSING = BadEvent("server_error", "The session is closing; connect again.", type="server_error")
 _STORE_AWAY = BadEvent(
     "server_error", "The conversation cannot be stored now; try again in 2 seconds.", type="server_error"
@@ -61,6 +65,7 @@ class LiveSession:
         "_expiry",
         "_feed",
         "_grace",
+        "_is_dropped",
         "_node",
         "_num_uncommitted",
         "_rescue",
@@ -84,6 +89,7 @@ class LiveSession:
         self._catching_up: asyncio.Task[None] | None = None
         self._rescue: asyncio.Task[None] | None = None
         self._unstored: list[Append] = []
+        self._is_dropped = False
         self.meta = meta
         self.epoch = epoch
         # Called once, after the next commit; who waits for room then looks again.
@@ -122,7 +128,7 @@ class LiveSession:
         self._close = None
         old = self._feed.connection
         self._feed.attach(connection)
-        old.close(CLOSE_SUPERSEDED, "superseded by another connection")
+        old.close(_SUPERSEDED.code, _SUPERSEDED.reason)
         self._apply(self._dialogue.attach(self._node.now_ms()))
         self._catching_up = self._node.start(self._catch_up(connection, after))
 
@@ -150,16 +156,18 @@ class LiveSession:
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_at(when_s, self._expire, Close(code, reason))
 
-    def receive(self, frame: str) -> None:
-        """A client's frame."""
+    def receive(self, frame: str) -> int:
+        """A client's frame; how many bytes of events it brought about at once."""
+        if self._is_dropped:
+            return 0  # its connection is about to be closed
         try:
             event = decode_client_event(frame)
         except RefusedEvent as refused:
             self._apply(self._dialogue.refuse(refused))
-            return
+            return 0
         if isinstance(event, _Recorded) and self._refuses(event):
-            return
-        self._apply(self._dialogue.receive(event, self._node.now_ms()))
+            return 0
+        return self._apply(self._dialogue.receive(event, self._node.now_ms()))
 
     def _refuses(self, event: _Recorded) -> bool:
         node = self._node
@@ -219,7 +227,7 @@ class LiveSession:
         feed = self._feed
         try:
             if feed.holds(after):
-                self._greet(connection, after, is_gap=False)
+                connection.send_texts(self._greeting(after, is_gap=False))
             else:
                 after = await self._tell_history(connection)
             await feed.catch_up(self._node.store, self.session_id, after=after, room=self.room)
@@ -232,10 +240,10 @@ class LiveSession:
         else:
             self._close_when_done()
 
-    def _greet(self, connection: Connection, sequence: int, *, is_gap: bool) -> None:
+    def _greeting(self, sequence: int, *, is_gap: bool) -> list[bytes]:
         _log.info("session.resumed", session_id=self.session_id, is_gap=is_gap)
         events = self._dialogue.greeting(resumed=not is_gap, gap=is_gap)
-        connection.send_texts([with_sequence_number(encode_event(event), sequence) for event in events])
+        return [with_sequence_number(encode_event(event), sequence) for event in events]
 
     async def _tell_history(self, connection: Connection) -> int:
         """In place of events that are gone: the items, then what is journaled of open answers; the number up to which this tells all."""
@@ -249,9 +257,10 @@ class LiveSession:
                 events = await read_journal(self._node.store, self.session_id, first, last)
             if feed.committed == last and not self._num_uncommitted:
                 break  # else the dialogue has moved on meanwhile, and the two would not fit
-        self._greet(connection, last, is_gap=True)
+        told = self._greeting(last, is_gap=True)
         open_events = dialogue.after_gap(events, last - len(events) + 1)
-        connection.send_texts([with_sequence_number(event, sequence) for sequence, event in open_events])
+        told += [with_sequence_number(event, sequence) for sequence, event in open_events]
+        await send_slowly(connection, told, self.room)
         return last
 
     # From the node
@@ -291,19 +300,40 @@ class LiveSession:
         connection.close(CLOSE_RESTARTING, "the server restarts")
 
     def superseded(self) -> None:
-        """Another node has the session: nothing more may be said here."""
-        self._drop(CLOSE_SUPERSEDED, "superseded by another connection")
+        """Another connection has the session: nothing more may be said to this one, whose client does not come back."""
+        self._drop(_SUPERSEDED)
+
+    def taken(self) -> None:
+        """Another node has the session: nothing more may be said here. Its client comes back, unless another connection took it there."""
+        connection = self._forget()
+        if connection is not GONE:
+            self._node.start(self._close_taken(connection))
+
+    async def _close_taken(self, connection: Connection) -> None:
+        close = _MOVED
+        try:
+            if not await self._node.store.is_adopted(self.session_id, self.epoch):
+                close = _SUPERSEDED
+        except StoreUnavailable as error:
+            _log.warning("session.taker_unknown", session_id=self.session_id, reason=str(error))
+        finally:
+            connection.close(close.code, close.reason)
 
     def moved(self) -> None:
         """This node has claimed the session anew, and another object stands for it."""
-        self._drop(CLOSE_TRY_AGAIN, "the session has moved; resume again")
+        self._drop(_MOVED)
 
-    def _drop(self, code: int, reason: str) -> None:
+    def _drop(self, close: Close) -> None:
+        self._forget().close(close.code, close.reason)
+
+    def _forget(self) -> Connection:
+        """Nothing of the session is stored or said here any more; the connection that it had."""
         connection = self._feed.connection
+        self._is_dropped = True
         self._leave()
         self._stop_answers()
         self._node.remove(self)
-        connection.close(code, reason)
+        return connection
 
     def _leave(self) -> None:
         self._stop_timers()
@@ -334,18 +364,22 @@ class LiveSession:
             self._feed.deliver(part.first_sequence, events)
         if self._room is not None:
             self._room.set()
-        if self.on_room is not None:
-            tell, self.on_room = self.on_room, None
-            tell()
+        self._tell_room()
         if self._close is not None:
             self._close_when_done()
 
+    def _tell_room(self) -> None:
+        if self.on_room is not None:
+            tell, self.on_room = self.on_room, None
+            tell()
+
     def refused(self, part: Append, status: AppendStatus) -> None:
-        """Somebody else owns the session, or the store lost part of it, which is then written back."""
+        """Somebody else owns the session, it is too large, or the store lost part of the session, which is then written back."""
+        if self._is_dropped:
+            return  # what follows a part that is not stored would look like a loss
         is_stale = part.epoch != self.epoch  # made before the session was written back
-        if status == "fenced" and not is_stale and self._rescue is None:
-            _log.info("session.superseded", session_id=self.session_id)
-            self.superseded()
+        if self._rescue is None and (status == "too_large" or (status == "fenced" and not is_stale)):
+            self._give_way(status)
             return
         self._unstored.append(part)
         self.wake()
@@ -354,26 +388,40 @@ class LiveSession:
                 _log.error("session.store_lost_it", session_id=self.session_id, status=status)
             self._rescue = self._node.start(self._write_back(is_lost=not is_stale))
 
+    def _give_way(self, status: AppendStatus) -> None:
+        """Leave the session as it is stored: to its owner, or to be claimed anew."""
+        if status == "fenced":
+            _log.info("session.superseded", session_id=self.session_id)
+            self.taken()
+        elif status == "too_large":
+            _log.warning("session.too_large", session_id=self.session_id)
+            self._drop(_TOO_LARGE)
+            self._node.give_up(self)
+        else:
+            self.abandoned()
+
     def abandoned(self) -> None:
         """The store was away for too long. What it holds is claimed anew when it is back."""
-        self._drop(CLOSE_TRY_AGAIN, "the conversation cannot be stored now; resume later")
+        self._drop(_UNSTORABLE)
         self._node.give_up(self)
 
     async def _write_back(self, *, is_lost: bool) -> None:
         """Give the store what it refused; before that, where it came back empty or older, the dialogue. Its journal starts anew then."""
         try:
             if is_lost and not await self._restore():
-                self.superseded()
+                self.taken()
                 return
             while self._unstored or self._num_uncommitted:
                 if not self._unstored:
+                    if self not in self._node:
+                        return  # what is refused from here on begins anew
                     await self._next_commit()  # what was on its way meanwhile is refused too
                     continue
                 part = self._unstored[0]
                 part.epoch = self.epoch
                 (status,) = await self._node.store.append([part])
                 if status not in ("ok", "dup"):
-                    self.superseded()
+                    self._give_way(status)
                     return
                 del self._unstored[0]
                 self.committed(part)
@@ -382,6 +430,7 @@ class LiveSession:
         finally:
             self._rescue = None
             self.wake()
+            self._tell_room()
 
     async def _restore(self) -> bool:
         node, feed, dialogue = self._node, self._feed, self._dialogue
@@ -407,11 +456,11 @@ class LiveSession:
 
     # Effects and answers
 
-    def _apply(self, effects: Effects) -> None:
-        num_events = len(effects.events)
+    def _apply(self, effects: Effects) -> int:
+        num_events, num_bytes = len(effects.events), 0
         if num_events or effects.records or effects.state is not None:
             self._num_uncommitted += num_events
-            self._node.journal.append(self, self._dialogue.next_sequence - num_events, effects)
+            num_bytes = self._node.journal.append(self, self._dialogue.next_sequence - num_events, effects)
         if effects.state is not None:
             self._feed.ask_numbers(asked=self.is_resumable)
         if effects.generate is not None:
@@ -421,6 +470,7 @@ class LiveSession:
         if effects.close is not None:
             self._close = effects.close
             self._close_when_done()
+        return num_bytes
 
     def _start_answer(self, prompt: Prompt) -> None:
         if self._answers is None:

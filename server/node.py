@@ -57,6 +57,10 @@ class NodeLimits(Protocol):
     def lease_s(self) -> float: ...
 
 
+# A session's id, its user and its client.
+_Whose = tuple[str, str, str]
+
+
 class NodeFull(Exception):
     """The node has as many sessions as it may, or takes no more since it stops."""
 
@@ -88,10 +92,12 @@ class Node:
         self._model_version = model_version
         self._tasks = tasks
         self._sessions: dict[str, LiveSession] = {}
-        self._claims: dict[str, asyncio.Task[LiveSession | SessionError]] = {}
-        self._given_up: dict[str, str] = {}  # the epoch under which this node had the session, by its id
+        self._claims: dict[_Whose, asyncio.Task[LiveSession | SessionError]] = {}
+        self._given_up: dict[_Whose, str] = {}  # the epoch under which this node had the session
         self._num_opening = 0
         self._is_draining = False
+        self._is_away = False
+        self._renewed = asyncio.Event()
         self.dialogue_limits = DialogueLimits(
             max_items=limits.max_items,
             max_answers=limits.max_responses_per_session,
@@ -159,10 +165,12 @@ class Node:
             session = None
         if session is None:
             self.check_room()
-            if session_id not in self._claims:
-                self._claims[session_id] = self._tasks.create_task(self._claim(session_id, user_id=user_id))
-            # Two connections may come for one session at once: one claim serves both, and the end of one is not the other's.
-            claimed = await asyncio.shield(self._claims[session_id])
+            # Two connections may come for one session at once: one claim serves both, and the end of one is not the other's. Not so a
+            # stranger's: the store refuses that one, which must be no answer to the session's own client.
+            whose = (session_id, user_id, client_id)
+            if whose not in self._claims:
+                self._claims[whose] = self._tasks.create_task(self._claim(whose))
+            claimed = await asyncio.shield(self._claims[whose])
             if isinstance(claimed, SessionError):
                 raise claimed
             session = claimed
@@ -176,18 +184,12 @@ class Node:
         # A store that came back empty or older is given the session again at its next append.
         return epoch is None or epoch == session.epoch or epoch_number(epoch) < epoch_number(session.epoch)
 
-    async def _surely_owns(self, session: LiveSession) -> bool:
-        """Whether the store says so: the news that another has claimed it come only once."""
-        try:
-            return await self._still_owns(session)
-        except StoreUnavailable:
-            return False
-
-    async def _claim(self, session_id: str, *, user_id: str) -> LiveSession | SessionError:
+    async def _claim(self, whose: _Whose) -> LiveSession | SessionError:
         # An error is a value here: raised in a task of the group it would end all others.
+        session_id, user_id, client_id = whose
         self._num_opening += 1
         try:
-            loaded = await self.store.claim(session_id, self.name, user_id=user_id)
+            loaded = await self.store.claim(session_id, self.name, user_id=user_id, client_id=client_id)
             session = await self._take_in(loaded)
             if session.epoch == loaded.epoch:
                 session.go_on()
@@ -199,7 +201,7 @@ class Node:
             return SessionNotFound(session_id)
         finally:
             self._num_opening -= 1
-            del self._claims[session_id]
+            del self._claims[whose]
 
     async def _take_in(self, loaded: LoadedSession) -> LiveSession:
         """A session that was claimed, alive here again; the one that is alive already if that was claimed later."""
@@ -212,7 +214,7 @@ class Node:
         try:
             events = await self._events_of_open_answers(loaded)
         except StoreUnavailable:
-            self._given_up[session_id] = loaded.epoch
+            self._given_up[_whose(loaded.meta)] = loaded.epoch
             raise
         dialogue = Dialogue.restore(
             loaded,
@@ -230,7 +232,7 @@ class Node:
         feed = Feed(GONE, committed=loaded.next_sequence - 1, archived=loaded.archived_sequence)
         session = LiveSession(self, dialogue, meta=loaded.meta, epoch=loaded.epoch, feed=feed)
         self._sessions[session_id] = session
-        self._given_up.pop(session_id, None)
+        self._given_up.pop(_whose(loaded.meta), None)
         _log.info("session.taken_over", session_id=session_id, epoch=loaded.epoch)
         return session
 
@@ -254,50 +256,78 @@ class Node:
 
     def give_up(self, session: LiveSession) -> None:
         """Forget a session that could not be stored; it is claimed anew when the store is back."""
-        self._given_up[session.session_id] = session.epoch
+        self._given_up[_whose(session.meta)] = session.epoch
 
     async def run(self) -> None:
         """Keep the lease, and adopt sessions whose owner has lost its own; for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._adopt_after_renewals())
+            while True:
+                # Each on its own: neither a long adoption nor a renewal that is not answered may cost the lease.
+                tasks.create_task(self._renew())
+                await asyncio.sleep(self._limits.lease_s / 3)
+
+    async def _renew(self) -> None:
+        try:
+            taken = await self.store.renew(self.name, self._limits.lease_s)
+        except StoreUnavailable as error:
+            if not self._is_away:
+                _log.warning("lease.not_renewed", reason=str(error))
+            self._is_away = True
+            return
+        self._is_away = False
+        self._renewed.set()
+        for session_id in taken:
+            await self._hear_of_claim(session_id)
+
+    async def _hear_of_claim(self, session_id: str) -> None:
+        session = self._sessions.get(session_id)
+        if session is None or _whose(session.meta) in self._claims:
+            return
+        try:
+            # Its client may have brought it back here while the reply was on its way.
+            is_ours = await self._still_owns(session)
+        except StoreUnavailable:
+            # The news come only once. If it is still this node's, it is claimed anew.
+            if session in self:
+                session.abandoned()
+            return
+        if not is_ours and session in self:
+            session.taken()
+
+    async def _adopt_after_renewals(self) -> None:
         outbox_due_s = 0.0
-        is_away = False
         while True:
+            # A node whose lease has lapsed unnoticed may have been cut off with all the others, who would look dead to it.
+            self._renewed.clear()
+            await self._renewed.wait()
             try:
-                await self._beat()
+                await self._take_over()
                 if (now_s := asyncio.get_running_loop().time()) >= outbox_due_s:
                     outbox_due_s = now_s + _OUTBOX_POLL_S
                     await self._watch_outbox()
-                is_away = False
             except StoreUnavailable as error:
-                if not is_away:
-                    _log.warning("lease.not_renewed", reason=str(error))
-                is_away = True
-            await asyncio.sleep(self._limits.lease_s / 3)
+                _log.warning("sessions.not_adopted", reason=str(error))
 
-    async def _beat(self) -> None:
-        for session_id in await self.store.renew(self.name, self._limits.lease_s):
-            session = self._sessions.get(session_id)
-            if session is None or session_id in self._claims:
-                continue
-            # Its client may have brought it back here while the reply was on its way.
-            if not await self._surely_owns(session) and session in self:
-                session.superseded()
+    async def _take_over(self) -> None:
         if self._is_draining:
             return
-        for session_id, epoch in tuple(self._given_up.items()):
+        for whose, epoch in tuple(self._given_up.items()):
+            session_id = whose[0]
             # Its client may have resumed it elsewhere since, and must not be driven from there.
             is_ours = await self.store.epoch(session_id) == epoch
-            if is_ours and session_id not in self._sessions and session_id not in self._claims:
+            if is_ours and session_id not in self._sessions and whose not in self._claims:
                 with suppress(SessionNotFound):
                     await self._adopt(await self.store.claim(session_id, self.name))
-            self._given_up.pop(session_id, None)
+            self._given_up.pop(whose, None)
         room = self._limits.max_sessions - len(self._sessions) - self._num_opening
         if room > 0:
             adopted = await self.store.adopt(self.name, min(room, _NUM_ADOPTED_AT_ONCE))
             # They are this node's by now: where the store goes away in the middle, those that are left are taken in later.
-            self._given_up |= {loaded.meta.session_id: loaded.epoch for loaded in adopted}
+            self._given_up |= {_whose(loaded.meta): loaded.epoch for loaded in adopted}
             for loaded in adopted:
                 await self._adopt(loaded)
-                self._given_up.pop(loaded.meta.session_id, None)
+                self._given_up.pop(_whose(loaded.meta), None)
 
     async def _adopt(self, loaded: LoadedSession) -> None:
         try:
@@ -339,3 +369,7 @@ class Node:
             await self.store.surrender(self.name)
         except StoreUnavailable as error:
             _log.warning("lease.not_surrendered", reason=str(error))
+
+
+def _whose(meta: SessionMeta) -> _Whose:
+    return meta.session_id, meta.user_id, meta.client_id

@@ -152,7 +152,7 @@ class Visit:
         if session is None:
             return
         try:
-            session.receive(text)
+            num_bytes = session.receive(text)
         except Exception:
             # The one catch-all at the connection's edge: a bug ends this connection, says nothing, and no other notices.
             _log.exception("connection.crashed", session_id=session.session_id)
@@ -162,7 +162,7 @@ class Visit:
             session.on_room = self._resume
             self._protocol.pause_reading()
         loop = asyncio.get_running_loop()
-        if (delay_s := self._throttle.delay_s(loop.time())) and self._timer is None:
+        if (delay_s := self._throttle.delay_s(loop.time(), num_bytes=len(text) + num_bytes)) and self._timer is None:
             # Not reading is the whole refusal: TCP slows the client down, nothing it sent is lost.
             self._protocol.pause_reading()
             self._timer = loop.call_later(delay_s, self._end_throttle)

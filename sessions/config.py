@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sessions.generation import FunctionTool, ToolChoice, Truncation
+from sessions.limits import DialogueLimits
 from sessions.wire_errors import BadEvent, from_validation_error
 
 # A value that is kept and echoed as the client wrote it.
@@ -135,6 +136,14 @@ def merge(config: SessionConfig, patch: SessionPatch) -> SessionConfig:
     if isinstance(patch.audio, Raw):
         changes["audio"] = _merge_audio(config.audio, patch.audio)
     return msgspec.structs.replace(config, **changes) if changes else config
+
+
+def check_size(config: SessionConfig, limits: DialogueLimits) -> None:
+    """`BadEvent` when the configuration, which is kept and echoed whole, is longer than it may be."""
+    num_bytes = len(_encoder.encode(config))
+    if num_bytes > limits.max_config_bytes:
+        message = f"The session's configuration would have {num_bytes} bytes, of at most {limits.max_config_bytes}."
+        raise BadEvent("invalid_value", message, "session")
 
 
 def check_max_output_tokens(value: int | str | None | UnsetType, param: str) -> None:

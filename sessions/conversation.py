@@ -3,7 +3,7 @@
 from sessions.answering import CLIENT_CANCELLED, Answering, Interrupt
 from sessions.client_events import AvatarItemTruncate, ItemCreate, ItemDelete
 from sessions.draft import Draft
-from sessions.items import Item, MessageItem, OutputText
+from sessions.items import Item, MessageItem, OutputText, num_chars
 from sessions.limits import DialogueLimits
 from sessions.listener import Listener
 from sessions.new_items import NewId, make_item
@@ -117,9 +117,7 @@ class Conversation:
     def _check_place(self, item: Item, after: str | None) -> None:
         if item.id in self._timeline:
             raise BadEvent("item_create_duplicate_item_id", f"Item with id {item.id!r} already exists.", "item.id")
-        if len(self._timeline) >= self._limits.max_items:
-            message = f"A conversation holds at most {self._limits.max_items} items; delete some."
-            raise BadEvent("conversation_too_long", message, "item")
+        check_length(self._timeline, self._limits, "item", num_more_chars=num_chars(item))
         if after is not None and after != "root" and after not in self._timeline:
             message = f"Previous item with id {after[:64]!r} not found."
             raise BadEvent("item_create_invalid_previous_item_id", message, "previous_item_id")
@@ -145,6 +143,16 @@ class Conversation:
             message = f"Content index {event.content_index} not found: a message's text is its content 0."
             raise BadEvent("invalid_value", message, "content_index")
         return item
+
+
+def check_length(timeline: Timeline, limits: DialogueLimits, param: str | None, *, num_more_chars: int = 0) -> None:
+    """`BadEvent` unless one more item of so many characters may come into the dialogue."""
+    if len(timeline) >= limits.max_items:
+        message = f"A conversation holds at most {limits.max_items} items; delete some."
+        raise BadEvent("conversation_too_long", message, param)
+    if timeline.num_chars + num_more_chars > limits.max_chars:
+        message = f"A conversation holds at most {limits.max_chars} characters; delete some items."
+        raise BadEvent("conversation_too_long", message, param)
 
 
 def _check_end(char_end: int, text: str) -> None:

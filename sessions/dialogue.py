@@ -13,8 +13,8 @@ from sessions import recovery, resume
 from sessions.answer import OpenMessage
 from sessions.answering import CLIENT_CANCELLED, Answering, Interrupt
 from sessions.client_events import ClientEvent, RefusedEvent, ResponseParams
-from sessions.config import SessionConfig, merge, parse_session_patch
-from sessions.conversation import Conversation
+from sessions.config import SessionConfig, check_size, merge, parse_session_patch
+from sessions.conversation import Conversation, check_length
 from sessions.draft import Draft
 from sessions.effects import Close, Effects
 from sessions.feedback import Feedback
@@ -239,6 +239,7 @@ class Dialogue:
         if self._has_ended:
             self._has_ended = False
             self._record_session("active", now_ms)
+        self._ratings.tell_untold()
         return self._effects()
 
     def greeting(self, *, resumed: bool, gap: bool) -> list[ServerEvent]:
@@ -410,6 +411,7 @@ class Dialogue:
         config = merge(self.config, parse_session_patch(event.session))
         check_instructions(config.instructions, self._limits, "session.instructions")
         check_choice(config.tool_choice, config.tools, "session.tool_choice")
+        check_size(config, self._limits)
         self.config = config
         self._ratings.is_asked |= config.avatar is not None
         self._draft.changed()
@@ -419,6 +421,8 @@ class Dialogue:
         params = event.response if isinstance(event.response, ResponseParams) else ResponseParams()
         in_conversation = params.conversation != "none"
         self._answering.check_room(self._limits.max_answers, in_conversation=in_conversation, interrupt=self._interrupt)
+        if in_conversation:
+            check_length(self._timeline, self._limits, None)
         plan = plan_response(params, self.config, self._timeline, limits=self._limits, new_id=self._new_id)
         if in_conversation:
             # Nothing can be refused from here on, so that what cancels an answer also brings the next.

@@ -65,3 +65,14 @@ class FunctionCallOutputItem(Struct, frozen=True, tag_field="type", tag="functio
 
 
 Item = MessageItem | FunctionCallItem | FunctionCallOutputItem
+
+
+def num_chars(item: Item) -> int:
+    """How long what an item says is."""
+    match item:
+        case MessageItem():
+            return sum([len(part.text) for part in item.content])
+        case FunctionCallItem():
+            return len(item.arguments)
+        case FunctionCallOutputItem():
+            return len(item.output)

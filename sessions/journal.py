@@ -37,7 +37,7 @@ class Subscriber(Protocol):
         """This part is durable and its events may be delivered."""
 
     def refused(self, part: Append, status: AppendStatus) -> None:
-        """`fenced`: another owner has the session; `gap` and `gone`: the store lost events. Nothing of the part is stored."""
+        """Nothing of it is stored: another owner has the session (`fenced`), the store lost events (`gap`, `gone`), or `too_large`."""
 
     def abandoned(self) -> None:
         """The store was away for too long; whether the last parts are stored is not known, and they are forgotten here."""
@@ -59,10 +59,11 @@ class Journal:
         self._idle.set()
         self._failure: str | None = None
 
-    def append(self, subscriber: Subscriber, first_sequence: int, effects: Effects) -> None:
-        """Queue one input's effects for the next commit; its events take the numbers from `first_sequence` on."""
+    def append(self, subscriber: Subscriber, first_sequence: int, effects: Effects) -> int:
+        """Queue one input's effects for the next commit; its events take the numbers from `first_sequence` on. How many bytes they have."""
         part = self._pending.get(subscriber) or self._begin(subscriber, first_sequence)
-        part.events.extend(map(encode_event, effects.events))
+        events = list(map(encode_event, effects.events))
+        part.events += events
         if effects.records:
             part.records.extend(map(encode_record, effects.records))
         for item_id in effects.dropped_items:
@@ -74,6 +75,7 @@ class Journal:
             part.config = effects.state
         if effects.ends:
             part.ends = True
+        return sum(map(len, events))
 
     def append_event(self, subscriber: Subscriber, sequence: int, event: ServerEvent) -> None:
         """Queue one event that has no further effects: nearly every token."""

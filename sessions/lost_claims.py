@@ -20,7 +20,7 @@ class LostClaims:
                 lost.add(session_id)
 
     def discard(self, owner: str, session_id: str) -> None:
-        """A later claim of the session was answered."""
+        """A later claim of the session was answered, and not by a refusal: a stranger's tells nothing."""
         if lost := self._by_owner.get(owner):
             lost.discard(session_id)
 

@@ -67,6 +67,15 @@ class Ratings:
             return None
         return feedback_object(self.id_of(item_id), item_id, feedback)
 
+    def tell_untold(self) -> None:
+        """Tell of the ratings that came while the dialogue lived nowhere; a client that did not ask, not before it does."""
+        if not self.is_asked:
+            return
+        for placed in self._timeline.placed:
+            if placed.is_untold and placed.feedback is not None:
+                self._draft.effects.saved_items += self._timeline.rate(placed.item.id, placed.feedback)
+                self._tell(placed.item.id, placed.feedback)
+
     def create(self, event: FeedbackCreate, now_ms: int) -> None:
         """Take the user's rating of an answer, and tell which holds now."""
         self._answer(event.item_id, make_feedback(event.feedback, limits=self._limits, now_ms=now_ms), now_ms)

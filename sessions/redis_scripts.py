@@ -131,18 +131,25 @@ return epoch
 """
 )
 
-# ARGV: session, owner, lease in ms, whose it must be ('' or the claimer itself or an owner without a lease), and the user if that matters.
-# {state, items} as flat lists, or nil when there is no such session.
+# ARGV: session, owner, lease in ms, whose it must be ('' or the claimer itself or an owner without a lease), and names and values that its
+# meta must have. {state, items} as flat lists, or nil when there is no such session. Who names no such values adopts. `adopted`: the number
+# of the epoch since which there was nothing else, and the epoch of the last adoption; a claim by an older release leaves that as it was.
 CLAIM = (
     _KEYS
     + _OWNERS
     + """
-local id, owner, former, user = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
+local id, owner, former = ARGV[1], ARGV[2], ARGV[4]
 local base = prefix .. id
 local state = base .. ':state'
-local stored = call('HMGET', state, 'epoch', 'final', 'owner', 'meta')
-if not stored[1] or (user and cjson.decode(stored[4]).user_id ~= user) then
+local stored = call('HMGET', state, 'epoch', 'final', 'owner', 'meta', 'adopted')
+if not stored[1] then
   return false
+end
+local meta = ARGV[5] and cjson.decode(stored[4])
+for i = 5, #ARGV, 2 do
+  if meta[ARGV[i]] ~= ARGV[i + 1] then
+    return false
+  end
 end
 if former ~= '' then
   local lease_end = former ~= owner and call('ZSCORE', prefix .. 'owners', former)
@@ -150,7 +157,14 @@ if former ~= '' then
     return false
   end
 end
-take(id, state, owner, number(stored[1]) + 1 .. '.' .. owner, ARGV[3])
+local epoch = number(stored[1]) + 1 .. '.' .. owner
+take(id, state, owner, epoch, ARGV[3])
+if meta then
+  call('HDEL', state, 'adopted')
+else
+  local since, last = string.match(stored[5] or '', '^(%d+) (.*)$')
+  call('HSET', state, 'adopted', (last == stored[1] and since or number(stored[1])) .. ' ' .. epoch)
+end
 if stored[2] then
   keep(base, stored[2])
 end
@@ -188,6 +202,19 @@ for i = 9, #ARGV, 2 do
   call('HSET', base .. ':items', ARGV[i], ARGV[i + 1])
 end
 return epoch
+"""
+)
+
+# ARGV: session, item, its value as it was read, the new one. Whether it was still the same.
+SWAP = (
+    _KEYS
+    + """
+local items = prefix .. ARGV[1] .. ':items'
+if call('HGET', items, ARGV[2]) ~= ARGV[3] then
+  return 0
+end
+call('HSET', items, ARGV[2], ARGV[4])
+return 1
 """
 )
 

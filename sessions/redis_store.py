@@ -20,10 +20,12 @@ from redis.exceptions import ResponseError
 
 from sessions import redis_scripts
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
+from sessions.feedback import Feedback
 from sessions.lost_claims import LostClaims
 from sessions.redis_line import Command, RedisLine, Script
 from sessions.store import (
     MAX_PART_BYTES,
+    UNREADABLE,
     Append,
     AppendStatus,
     DeadLetter,
@@ -36,6 +38,8 @@ from sessions.store import (
     SessionMeta,
     decode_placed,
     encode_placed,
+    epoch_number,
+    rated,
 )
 
 _log = structlog.get_logger(__name__)
@@ -49,6 +53,8 @@ _STATUS: dict[int, AppendStatus] = {
 }
 _GROUP = "writer"
 _NUM_SPARE_LINES = 4
+# How often an item is read anew that was written between its reading and its change.
+_NUM_SWAPS = 5
 _DURABLE = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -74,6 +80,7 @@ _APPEND = Script(redis_scripts.APPEND)
 _CREATE = Script(redis_scripts.CREATE)
 _CLAIM = Script(redis_scripts.CLAIM)
 _RESTORE = Script(redis_scripts.RESTORE)
+_SWAP = Script(redis_scripts.SWAP)
 _RENEW = Script(redis_scripts.RENEW)
 _TOLD = Script(redis_scripts.TOLD)
 _SURRENDER = Script(redis_scripts.SURRENDER)
@@ -149,22 +156,31 @@ class RedisStore:
             raise SessionError(f"session {session_id} exists already")
         return _text(epoch)
 
-    async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
-        whose = () if user_id is None else (user_id,)
+    async def claim(
+        self, session_id: str, owner: str, *, user_id: str | None = None, client_id: str | None = None
+    ) -> LoadedSession:
+        expected = {"user_id": user_id, "client_id": client_id}
+        whose = [part for name, value in expected.items() if value is not None for part in (name, value)]
         try:
             reply = await self._run(_CLAIM, session_id, session_id, *self._claimer(owner), "", *whose)
         except (StoreUnavailable, asyncio.CancelledError):
             self._lost_claims.add(owner, [session_id])
             raise
-        self._lost_claims.discard(owner, session_id)
         if reply is None:
             raise SessionNotFound(session_id)
+        self._lost_claims.discard(owner, session_id)
         return _loaded(reply)
 
     async def epoch(self, session_id: str) -> str | None:
         key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:state"
         (epoch,) = await self._ask(("HGET", key, "epoch"))
         return None if epoch is None else epoch.decode()
+
+    async def is_adopted(self, session_id: str, since: str) -> bool:
+        key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:state"
+        ((epoch, adopted),) = await self._ask(("HMGET", key, "epoch", "adopted"))
+        number, _, last = (adopted or b"").partition(b" ")
+        return last == epoch and int(number) <= epoch_number(since)
 
     async def peek(self, session_id: str) -> Glimpse | None:
         key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:state"
@@ -179,6 +195,17 @@ class RedisStore:
         key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:items"
         (placed,) = await self._ask(("HGET", key, item_id))
         return None if placed is None else decode_placed(placed)
+
+    async def rate(self, session_id: str, item_id: str, feedback: Feedback) -> None:
+        key = f"{self._outbox(session_id).removesuffix('outbox')}{session_id}:items"
+        for _ in range(_NUM_SWAPS):
+            (stored,) = await self._ask(("HGET", key, item_id))
+            changed = None if stored is None else rated(decode_placed(stored), feedback)
+            if changed is None:
+                return
+            if await self._run(_SWAP, session_id, session_id, item_id, stored, encode_placed(changed)):
+                return
+        raise StoreUnavailable(f"item {item_id} of session {session_id} is changed all the time")
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         lease_ms = max(1, int(lease_s * 1000))
@@ -213,7 +240,11 @@ class RedisStore:
         except (StoreUnavailable, asyncio.CancelledError):
             self._lost_claims.add(owner, owner_of)
             raise
-        return [_loaded(reply) for reply in replies if reply is not None]
+        return [
+            loaded
+            for (_, session_id, *_), reply in zip(calls, replies, strict=True)
+            if reply is not None and (loaded := _loaded_if_readable(session_id, reply)) is not None
+        ]
 
     async def surrender(self, owner: str) -> None:
         self._lease_ms.pop(owner, None)
@@ -264,7 +295,7 @@ class RedisStore:
     async def _append_in_halves(self, batch: Sequence[Append]) -> list[AppendStatus]:
         # Redis closes the connection on more than it takes at once, and would for ever: what is too large alone is refused here.
         if len(batch) == 1:
-            return ["gap"]
+            return ["too_large"]
         half = len(batch) // 2
         return [*await self.append(batch[:half]), *await self.append(batch[half:])]
 
@@ -462,6 +493,14 @@ def _loaded(reply: Sequence[Sequence[bytes]]) -> LoadedSession:
         config=state.get(b"config", b""),
         items=tuple(sorted(map(decode_placed, items.values()), key=lambda placed: (placed.rank, placed.item.id))),
     )
+
+
+def _loaded_if_readable(session_id: str, reply: Sequence[Sequence[bytes]]) -> LoadedSession | None:
+    try:
+        return _loaded(reply)
+    except UNREADABLE:
+        _log.exception("session.not_adopted", session_id=session_id)
+        return None
 
 
 def _append_call(outbox: str, batch: Sequence[Append]) -> tuple[str | bytes, ...]:

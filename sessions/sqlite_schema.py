@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS {name} (
 ) WITHOUT ROWID;
 """
 
-# An owner that is not in `owners` has no lease.
+# An owner that is not in `owners` has no lease. `since`: the number of the epoch after which a session was only adopted.
 _SCHEMA = (
     _SESSIONS.format(name="sessions")
     + """
@@ -32,6 +32,11 @@ CREATE INDEX IF NOT EXISTS sessions_owned ON sessions (owner) WHERE owner IS NOT
 CREATE TABLE IF NOT EXISTS owners (
   owner TEXT PRIMARY KEY,
   lease_end_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS adoptions (
+  session_id TEXT PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
+  since INTEGER NOT NULL,
+  last_epoch TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS taken (
   owner TEXT NOT NULL,

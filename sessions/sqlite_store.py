@@ -17,6 +17,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sessions import sqlite_transactions as transactions
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
+from sessions.feedback import Feedback
 from sessions.lost_claims import LostClaims
 from sessions.sqlite_schema import open_database
 from sessions.store import (
@@ -92,25 +93,34 @@ class SqliteStore:
             raise SessionError(f"session {meta.session_id} exists already")
         return epoch
 
-    async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
+    async def claim(
+        self, session_id: str, owner: str, *, user_id: str | None = None, client_id: str | None = None
+    ) -> LoadedSession:
+        whose = (user_id, client_id)
         try:
-            loaded = await self._run(transactions.claim, session_id, self._claimer(owner), user_id, self._retention_ms)
+            loaded = await self._run(transactions.claim, session_id, self._claimer(owner), whose, self._retention_ms)
         except (StoreUnavailable, asyncio.CancelledError):
             self._lost_claims.add(owner, [session_id])
             raise
-        self._lost_claims.discard(owner, session_id)
         if loaded is None:
             raise SessionNotFound(session_id)
+        self._lost_claims.discard(owner, session_id)
         return loaded
 
     async def epoch(self, session_id: str) -> str | None:
         return await self._run(transactions.epoch, session_id)
+
+    async def is_adopted(self, session_id: str, since: str) -> bool:
+        return await self._run(transactions.is_adopted, session_id, since)
 
     async def peek(self, session_id: str) -> Glimpse | None:
         return await self._run(transactions.peek, session_id, _now_ms())
 
     async def item(self, session_id: str, item_id: str) -> PlacedItem | None:
         return await self._run(transactions.item, session_id, item_id, _now_ms())
+
+    async def rate(self, session_id: str, item_id: str, feedback: Feedback) -> None:
+        await self._run(transactions.rate, session_id, item_id, feedback, _now_ms())
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         self._lease_ms[owner] = max(1, int(lease_s * 1000))

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
+from sessions.feedback import Feedback
 from sessions.store import (
     MAX_PART_BYTES,
+    UNREADABLE,
     Append,
     AppendStatus,
     DeadLetter,
@@ -24,7 +27,10 @@ from sessions.store import (
     decode_placed,
     encode_placed,
     epoch_number,
+    rated,
 )
+
+_log = structlog.get_logger(__name__)
 
 # An owner that comes back after this still finds out what was taken from it, at its next append.
 _TAKEN_MS = 3_600_000
@@ -77,14 +83,21 @@ def create(database: sqlite3.Connection, meta: SessionMeta, claimer: Claimer) ->
 
 
 def claim(
-    database: sqlite3.Connection, session_id: str, claimer: Claimer, user_id: str | None, retention_ms: int
+    database: sqlite3.Connection,
+    session_id: str,
+    claimer: Claimer,
+    whose: tuple[str | None, str | None],
+    retention_ms: int,
 ) -> LoadedSession | None:
-    """The session under its next epoch, or None when there is none, or not of that user."""
+    """The session under its next epoch, or None when there is none, or not of that user and client; either is None where any will do."""
     forget_expired(database, claimer.now_ms)
     row = database.execute("SELECT meta FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
-    if row is None or (user_id is not None and _decode_meta(row[0]).user_id != user_id):
+    if row is None:
         return None
-    return _claim(database, session_id, claimer, retention_ms)
+    meta = _decode_meta(row[0])
+    if any(wanted not in (None, found) for wanted, found in zip(whose, (meta.user_id, meta.client_id), strict=True)):
+        return None
+    return _claim(database, session_id, claimer, retention_ms, adopts=whose == (None, None))
 
 
 def adopt(
@@ -96,7 +109,10 @@ def adopt(
     for session_id, former in owner_of.items():
         owned = "SELECT 1 FROM sessions WHERE session_id = ? AND owner = ?"
         if database.execute(owned, (session_id, former)).fetchone() and not _has_lease(database, former, claimer):
-            adopted.append(_claim(database, session_id, claimer, retention_ms))
+            try:
+                adopted.append(_claim(database, session_id, claimer, retention_ms, adopts=True))
+            except UNREADABLE:
+                _log.exception("session.not_adopted", session_id=session_id)
     return adopted
 
 
@@ -116,6 +132,15 @@ def epoch(database: sqlite3.Connection, session_id: str) -> str | None:
     """As `Store.epoch`."""
     row = database.execute("SELECT epoch FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def is_adopted(database: sqlite3.Connection, session_id: str, since: str) -> bool:
+    """As `Store.is_adopted`."""
+    row = database.execute(
+        "SELECT 1 FROM adoptions JOIN sessions USING (session_id) WHERE session_id = ? AND last_epoch = epoch AND since <= ?",
+        (session_id, epoch_number(since)),
+    ).fetchone()
+    return row is not None
 
 
 def peek(database: sqlite3.Connection, session_id: str, now_ms: int) -> Glimpse | None:
@@ -139,6 +164,17 @@ def item(database: sqlite3.Connection, session_id: str, item_id: str, now_ms: in
         (session_id, item_id, now_ms),
     ).fetchone()
     return None if row is None else decode_placed(row[0])
+
+
+def rate(database: sqlite3.Connection, session_id: str, item_id: str, feedback: Feedback, now_ms: int) -> None:
+    """As `Store.rate`."""
+    placed = item(database, session_id, item_id, now_ms)
+    changed = None if placed is None else rated(placed, feedback)
+    if changed is not None:
+        database.execute(
+            "UPDATE items SET placed = ? WHERE session_id = ? AND item_id = ?",
+            (encode_placed(changed), session_id, item_id),
+        )
 
 
 def renew(database: sqlite3.Connection, claimer: Claimer) -> dict[str, str]:
@@ -196,10 +232,20 @@ def restore(
     return new_epoch
 
 
-def _claim(database: sqlite3.Connection, session_id: str, claimer: Claimer, retention_ms: int) -> LoadedSession:
+def _claim(
+    database: sqlite3.Connection, session_id: str, claimer: Claimer, retention_ms: int, *, adopts: bool
+) -> LoadedSession:
     (stored,) = database.execute("SELECT epoch FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
     epoch = f"{epoch_number(stored) + 1}.{claimer.owner}"
     _take(database, session_id, claimer, epoch)
+    if adopts:
+        database.execute(
+            "INSERT INTO adoptions VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " since = iif(last_epoch = ?, since, excluded.since), last_epoch = excluded.last_epoch",
+            (session_id, epoch_number(stored), epoch, stored),
+        )
+    else:
+        database.execute("DELETE FROM adoptions WHERE session_id = ?", (session_id,))
     meta, next_sequence, archived_sequence, config = database.execute(
         "UPDATE sessions SET epoch = ?, owner = ?, expires_ms = iif(expires_ms IS NULL, NULL, ?) WHERE session_id = ?"
         " RETURNING meta, next_sequence, archived_sequence, config",
@@ -272,7 +318,7 @@ def _refusal(database: sqlite3.Connection, part: Append, last: int) -> AppendSta
         "SELECT epoch, next_sequence, owner FROM sessions WHERE session_id = ?", (part.session_id,)
     ).fetchone()
     if _num_bytes(part) > MAX_PART_BYTES:
-        return "gap"
+        return "too_large"
     if row is None:
         return "gone"
     epoch, next_sequence, owner = row

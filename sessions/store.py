@@ -10,15 +10,18 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sessions.feedback import Feedback
 from sessions.items import Item
 
-AppendStatus = Literal["ok", "dup", "gap", "fenced", "gone"]
+AppendStatus = Literal["ok", "dup", "gap", "fenced", "gone", "too_large"]
 
 # No store takes a larger part, however often it is asked.
 MAX_PART_BYTES = 64 * 1024 * 1024
+
+# What the reading of a stored session raises that another release has written, or a fault.
+UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError)
 
 
 class SessionMeta(Struct, frozen=True):
@@ -32,11 +35,15 @@ class SessionMeta(Struct, frozen=True):
 
 
 class PlacedItem(Struct, frozen=True, omit_defaults=True):
-    """An item, its place (items are ordered by `rank`), and what the session's user thinks of it."""
+    """An item, its place (items are ordered by `rank`), and what the session's user thinks of it.
+
+    `is_untold`: that came past the dialogue, whose journal does not tell of it yet.
+    """
 
     rank: float
     item: Item
     feedback: Feedback | None = None
+    is_untold: bool = False
 
 
 class Append(Struct):
@@ -72,6 +79,13 @@ def encode_placed(placed: PlacedItem) -> bytes:
 def decode_placed(data: bytes) -> PlacedItem:
     """What `encode_placed` wrote."""
     return _placed_decoder.decode(data)
+
+
+def rated(placed: PlacedItem, feedback: Feedback) -> PlacedItem | None:
+    """The item with a choice that its dialogue has not told of; None when it does not replace the one that is there."""
+    if not feedback.replaces(placed.feedback):
+        return None
+    return structs.replace(placed, feedback=feedback, is_untold=True)
 
 
 def epoch_number(epoch: str) -> int:
@@ -152,11 +166,22 @@ class Store(Protocol):
     async def create(self, meta: SessionMeta, owner: str) -> str:
         """Create the session, owned by `owner`; its epoch. The first sequence number is 1."""
 
-    async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
-        """Take the session over under the next epoch and load it; `SessionNotFound` when there is none, or not of that user."""
+    async def claim(
+        self, session_id: str, owner: str, *, user_id: str | None = None, client_id: str | None = None
+    ) -> LoadedSession:
+        """Take the session over under the next epoch and load it; `SessionNotFound` when there is none, or not of that user or client.
+
+        Without a user nobody has come for it: the owner goes on with it by itself, as with what it adopts.
+        """
 
     async def epoch(self, session_id: str) -> str | None:
         """The epoch of the session's last claim; None when there is no such session."""
+
+    async def is_adopted(self, session_id: str, since: str) -> bool:
+        """Whether owners have claimed the session after the epoch `since`, and only by themselves: no client has gone on with it elsewhere.
+
+        A claim of which that is not known counts as a client's.
+        """
 
     async def peek(self, session_id: str) -> Glimpse | None:
         """The session as it is now, left as it is: nothing is claimed; None when there is no such session."""
@@ -164,12 +189,19 @@ class Store(Protocol):
     async def item(self, session_id: str, item_id: str) -> PlacedItem | None:
         """That item of the session as it is stored now, left as it is; None when there is none, or no such session."""
 
+    async def rate(self, session_id: str, item_id: str, feedback: Feedback) -> None:
+        """Keep this choice, untold, with that item as it is stored; nothing where there is no such item, or a later choice.
+
+        It is for whoever claims the session next: the owner of now does not learn of it, and its next change of the item is without it.
+        """
+
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         """Extend the owner's lease by the store's clock; ids of its sessions that others have claimed since the last call that returned."""
 
     async def adopt(self, owner: str, limit: int) -> list[LoadedSession]:
         """Claim up to `limit` sessions whose owner has no lease, and those that this owner claimed without learning of it.
 
+        One that cannot be read is claimed, logged and left out: it must not come back for ever, nor keep the others from coming.
         A session that ended has no owner and is never among them. Who never renewed has no lease: renew first, or others adopt in turn.
         """
 
@@ -196,8 +228,8 @@ class Store(Protocol):
         """Commit each session's part atomically and durably, in one round trip for all; a status for each, in order.
 
         `dup`: these events are already there (a retry after a lost reply), nothing was changed. `gap`: `first_sequence` is not the next
-        number, or the part is larger than `MAX_PART_BYTES`. `fenced`: another epoch owns the session. `gone`: the store lost the session,
-        or knows only an earlier epoch of it. After `dup` the caller may go on as after `ok`.
+        number. `fenced`: another epoch owns the session. `gone`: the store lost the session, or knows only an earlier epoch of it.
+        `too_large`: the part is larger than `MAX_PART_BYTES`; nothing is lost. After `dup` the caller may go on as after `ok`.
         """
 
     async def journal(self, session_id: str, after: int, limit: int) -> list[JournalEntry]:

@@ -5,18 +5,19 @@ from collections.abc import Iterable, Iterator
 from msgspec import structs
 
 from sessions.feedback import Feedback
-from sessions.items import Item
+from sessions.items import Item, num_chars
 from sessions.store import PlacedItem
 
 
 class Timeline:
-    """Items by rank, each id once."""
+    """Items by rank, each id once. `num_chars`: how long what they all say is."""
 
-    __slots__ = ("_by_id", "_placed")
+    __slots__ = ("_by_id", "_placed", "num_chars")
 
     def __init__(self, placed: Iterable[PlacedItem] = ()) -> None:
         self._placed = sorted(placed, key=lambda entry: entry.rank)
         self._by_id = {entry.item.id: entry for entry in self._placed}
+        self.num_chars = sum(num_chars(entry.item) for entry in self._placed)
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -82,18 +83,22 @@ class Timeline:
     def rate(self, item_id: str, feedback: Feedback) -> list[PlacedItem]:
         """Keep the feedback with the item of that id, which must be there; what is to be saved."""
         old = self._by_id[item_id]
-        return [self._swap(old, structs.replace(old, feedback=feedback))]
+        return [self._swap(old, structs.replace(old, feedback=feedback, is_untold=False))]
 
     def remove(self, item_id: str) -> None:
         """Forget the item of that id, which must be there."""
-        self._placed.remove(self._by_id.pop(item_id))
+        entry = self._by_id.pop(item_id)
+        self._placed.remove(entry)
+        self.num_chars -= num_chars(entry.item)
 
     def _swap(self, old: PlacedItem, new: PlacedItem) -> PlacedItem:
         self._placed[self._placed.index(old)] = new
         self._by_id[new.item.id] = new
+        self.num_chars += num_chars(new.item) - num_chars(old.item)
         return new
 
     def _put(self, index: int, entry: PlacedItem) -> PlacedItem:
         self._placed.insert(index, entry)
         self._by_id[entry.item.id] = entry
+        self.num_chars += num_chars(entry.item)
         return entry

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from ulid import ULID
 
 from server.api.answer import answer
+from server.api.caller import count_call
 from server.api.query import read_body
 from server.auth import credentials
 from server.client_secrets import DEFAULT_TTL_S, MAX_TTL_S, MIN_TTL_S, SessionTooLarge
@@ -47,6 +48,7 @@ def client_secret_routes() -> list[Route]:
         client_secrets = services.client_secrets
         # Not `authenticate`: a client secret may open sessions, never mint others.
         principal = await services.authenticator.authenticate_jwt(credentials(request.scope).token)
+        count_call(services, principal)
         request.state.user_id = principal.subject
         if client_secrets is None:
             return problem_response(501, "not_configured", "This server has no key for client secrets.")

@@ -3,6 +3,7 @@
 The conversation page asks for nothing and gets a client secret of a user; `{"role": "support"}` gets an access token of staff.
 """
 
+import re
 import time
 from typing import Literal
 
@@ -20,6 +21,9 @@ from server.services import services_of
 TTL_S = 600
 LIFE_S = 24 * 3600
 
+_LOCAL_HOST = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]+)?", re.ASCII | re.IGNORECASE)
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
 
 class _Wish(Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["user", "support", "admin"] = "user"
@@ -27,7 +31,7 @@ class _Wish(Struct, frozen=True, forbid_unknown_fields=True):
 
 async def _create(request: Request) -> Response:
     services = services_of(request)
-    if request.client is None or request.client.host not in LOOPBACK:
+    if not _is_local(request):
         # A development server may listen on a whole network; its tokens are for whoever sits at it.
         raise AuthError(
             "not_local", "Tokens are given away only on the server's own machine; use `flueman token`.", status=403
@@ -45,6 +49,18 @@ async def _create(request: Request) -> Response:
     principal = Principal("developer", "user", frozenset(), "page", expires_at, "dev")
     secret = services.client_secrets.mint(principal, b'{"type":"realtime"}', ttl_s=TTL_S)
     return answer({"value": secret.value, "expires_at": secret.expires_at, "model": services.served_model})
+
+
+def _is_local(request: Request) -> bool:
+    """Whether it came from this machine and from no further: the near end of a proxy or a tunnel is on this machine too."""
+    hosts = request.headers.getlist("host")
+    return (
+        request.client is not None
+        and request.client.host in LOOPBACK
+        and len(hosts) == 1
+        and _LOCAL_HOST.fullmatch(hosts[0]) is not None
+        and not any(name in request.headers for name in _FORWARDED)
+    )
 
 
 def dev_token_routes() -> list[Route]:

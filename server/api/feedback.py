@@ -1,5 +1,6 @@
 """`/v1/feedback`: answers rated past the connection, by users and reviewers; and what was rated, for whoever may see it."""
 
+import asyncio
 import re
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from server.api.query import Id, Limit, Milliseconds, Name, body_of, query_of
 from server.api.subject import find_subject
 from server.auth import Principal, Role
 from server.late_rating import AnswerNotFound, rate
-from server.personal_data import mask_feedback
+from server.personal_data import mask_others_feedback
 from server.problems import problem_response
 from server.services import Services, services_of
 from sessions.client_events import NewFeedback
@@ -108,8 +109,9 @@ async def _list(request: Request) -> Response:
         filters = {name: value for name, value in msgspec.to_builtins(asked).items() if value is not None}
         await services.audit.write(principal, "feedback.list", session_id=asked.session_id, detail=filters)
     goes_on = None if page.next is None else encode_cursor(page.next, of=_LIST)
-    is_masked = services.access.is_masked(principal)
-    rows = tuple(mask_feedback(row) if is_masked and row.user_id != principal.subject else row for row in page.rows)
+    rows = page.rows
+    if services.access.is_masked(principal):
+        rows = await asyncio.to_thread(mask_others_feedback, rows, principal.subject)
     return answer(_Page(rows, has_more=goes_on is not None, next=goes_on))
 
 

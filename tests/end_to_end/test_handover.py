@@ -54,7 +54,7 @@ async def test_another_node_loads_the_dialogue_and_the_old_owner_is_fenced(backe
             await talk(client)
 
             await store.renew("another node", 60.0)
-            loaded = await store.claim(client.session_id, "another node")
+            loaded = await store.claim(client.session_id, "another node", user_id="mia")
             dialogue = rebuilt(loaded)
 
             assert wire_items(dialogue) == fold(client.events)

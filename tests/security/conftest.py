@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from server.auth import Principal
 from server.client_secrets import ClientSecrets
 from server.settings import ROOT
 from tests.server.test_auth import SECRET, claims, signed
@@ -34,6 +35,8 @@ class Target:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        # The last characters of every token: a canary among its claims is not to be read in its text.
+        self.tails: set[str] = set()
 
     @property
     def port(self) -> int:
@@ -46,13 +49,23 @@ class Target:
     def token(self, subject: str = "mia", **changes: object) -> str:
         """A good token, but for the changes."""
         now = int(time.time())
-        return signed(
-            claims(**{"sub": subject, "iat": now, "exp": now + 600, "jti": f"{CANARY}-jti", "note": CANARY} | changes)
+        return self.remember(
+            signed(
+                claims(
+                    **{"sub": subject, "iat": now, "exp": now + 600, "jti": f"{CANARY}-jti", "note": CANARY} | changes
+                )
+            )
         )
 
-    def client_secrets(self, *, ago_s: float = 0.0) -> ClientSecrets:
-        """Mints as the server would have `ago_s` seconds ago."""
-        return ClientSecrets(SECRET, issuer="flueman", audience="flueman", clock=lambda: time.time() - ago_s)
+    def client_secret(self, principal: Principal, *, ttl_s: int, ago_s: float = 0.0) -> str:
+        """A client secret as the server would have minted it `ago_s` seconds ago."""
+        minting = ClientSecrets(SECRET, issuer="flueman", audience="flueman", clock=lambda: time.time() - ago_s)
+        return self.remember(minting.mint(principal, b'{"type":"realtime"}', ttl_s=ttl_s).value)
+
+    def remember(self, token: str) -> str:
+        """The token, which must never be written down; searched for at the end."""
+        self.tails.add(token[-20:])
+        return token
 
     @asynccontextmanager
     async def session(self, subject: str = "mia", **changes: Any) -> AsyncIterator["Client"]:
@@ -140,7 +153,7 @@ async def _within(limit_s: float, awaitable: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """One server for all attacks. Afterwards it must still be ready, have logged no error and no canary, and have kept no token."""
+    """One server for all attacks. Afterwards it must still be ready, have logged no error, and have written down no canary and no token."""
     folder = tmp_path_factory.mktemp("target")
     environment = {
         "FLUEMAN_ENGINE": "scripted",
@@ -167,9 +180,10 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         lambda port: ["env", *removed, *settings, sys.executable, "-m", "server", "serve", "--port", str(port)],
         _is_ready,
     )
+    target = Target(service)
     service.start()
     try:
-        yield Target(service)
+        yield target
         assert _is_ready(service.port), "the server did not survive"
     finally:
         service.stop()
@@ -177,9 +191,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     lines = [json.loads(line) for line in log.splitlines()]  # each line is one JSON object
     assert [line for line in lines if line["level"] in ("error", "critical")] == []
     assert "Traceback" not in log
-    assert CANARY not in log
-    for path in (folder / "var").rglob("*"):
-        assert path.is_dir() or CANARY.encode() not in path.read_bytes(), f"{path} holds a canary"
+    for path in (service.log_path, *(folder / "var").rglob("*")):
+        content = b"" if path.is_dir() else path.read_bytes()
+        assert [text for text in (CANARY, *target.tails) if text.encode() in content] == [], f"{path} holds a secret"
 
 
 def _is_ready(port: int) -> bool:

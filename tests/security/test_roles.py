@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -30,9 +31,21 @@ from sessions.sqlite_store import SqliteStore
 from sessions.store import Append, SessionMeta
 from tests.persistence.builders import make_prediction, make_session, make_turn
 from tests.server.console import SECRET, token
+from tests.server.test_replay import NO_SESSIONS
 from tests.services import Service
 
-Role = Literal["nobody", "expired", "secret", "user", "support", "elsewhere", "everywhere", "named", "admin"]
+Role = Literal[
+    "nobody",
+    "expired",
+    "secret",
+    "secret elsewhere",
+    "user",
+    "support",
+    "elsewhere",
+    "everywhere",
+    "named",
+    "admin",
+]
 Owner = Literal["own", "foreign", "private", "unknown"]
 
 # The sessions of others were held with the kiosk, or with the clinic, which is private; own ones with the kiosk.
@@ -40,23 +53,26 @@ OWNERS: tuple[Owner, ...] = ("own", "foreign", "private", "unknown")
 PRIVATE_CLIENT = "clinic"
 OTHER = "oscar"
 NO_SESSION = "sess_99999999999999999999999999"
+# Each session has two answers that its user rated; only of the second is the rating taken back.
+SPARE = "_spare"
 
 
 def subject_of(role: Role) -> str:
     """Who comes in that role: a client secret is its user's."""
-    return "user" if role == "secret" else role
+    return "user" if role in SECRETS else role
 
 
 def bearer(role: Role) -> str | None:
-    """The token, of a subject named as the role."""
+    """The token, of a subject named as the role; of a client secret that which mints it."""
     match role:
         case "nobody":
             return None
         case "expired":
             return token(role, "admin", ttl_s=-600)
-        case "user" | "secret":
+        case "user" | "secret" | "secret elsewhere":
             # Scopes give a user nothing.
-            return token("user", "user", scopes=["client:*", f"client:{PRIVATE_CLIENT}"])
+            client = "lobby" if role == "secret elsewhere" else "kiosk"
+            return token("user", "user", client=client, scopes=["client:*", f"client:{PRIVATE_CLIENT}"])
         case "support":
             return token(role, "support")
         case "elsewhere":
@@ -73,6 +89,7 @@ ROLES: tuple[Role, ...] = (
     "nobody",
     "expired",
     "secret",
+    "secret elsewhere",
     "user",
     "support",
     "elsewhere",
@@ -80,6 +97,8 @@ ROLES: tuple[Role, ...] = (
     "named",
     "admin",
 )
+# For the digital human of the user's own sessions, and for another.
+SECRETS: tuple[Role, ...] = ("secret", "secret elsewhere")
 
 # Expected statuses of own, foreign, private and unknown sessions; one number where all are the same.
 Cells = Mapping[Role, tuple[int, int, int, int] | int]
@@ -92,7 +111,7 @@ def anyone(ok: int = 200) -> Cells:
 
 def staff(ok: int = 200) -> Cells:
     """Support and admins may; a user may not, whatever it names."""
-    return dict(anyone(ok)) | {"user": 403, "secret": 403}
+    return dict(anyone(ok)) | dict.fromkeys(("user", *SECRETS), 403)
 
 
 def admins(ok: int = 200) -> Cells:
@@ -113,7 +132,7 @@ def staff_who_see(ok: int = 200) -> Cells:
 
 def who_see(ok: int) -> Cells:
     """As `staff_who_see`, and users for their own sessions."""
-    return dict(staff_who_see(ok)) | {"user": (ok, 404, 404, 404), "secret": (ok, 404, 404, 404)}
+    return dict(staff_who_see(ok)) | dict.fromkeys(("user", *SECRETS), (ok, 404, 404, 404))
 
 
 def owners(ok: int) -> Cells:
@@ -123,7 +142,7 @@ def owners(ok: int) -> Cells:
 
 def talkers(ok: int) -> Cells:
     """For one's own sessions with the digital human that the token is for."""
-    return dict(owners(ok)) | dict.fromkeys(("elsewhere", "everywhere", "named", "admin"), 404)
+    return dict(owners(ok)) | dict.fromkeys(("secret elsewhere", "elsewhere", "everywhere", "named", "admin"), 404)
 
 
 class Line(Struct, frozen=True):
@@ -142,7 +161,7 @@ TABLE: Mapping[tuple[str, str], list[Line]] = {
     ("GET", "/v1/me"): [Line(anyone(), "/v1/me")],
     ("POST", "/v1/realtime/client_secrets"): [
         # A client secret mints no other.
-        Line(dict(anyone()) | {"secret": 401}, "/v1/realtime/client_secrets", {})
+        Line(dict(anyone()) | dict.fromkeys(SECRETS, 401), "/v1/realtime/client_secrets", {})
     ],
     ("WEBSOCKET", "/v1/realtime"): [
         Line(anyone(101), "/v1/realtime?model=demo"),
@@ -207,10 +226,10 @@ class House(Struct, frozen=True):
     url: str
     client: httpx.Client
     sessions: Mapping[tuple[Role, Owner], str]
-    secret: str
+    secrets: Mapping[Role, str]
 
     def bearer(self, role: Role) -> str | None:
-        return self.secret if role == "secret" else bearer(role)
+        return self.secrets.get(role) or bearer(role)
 
     def ask(self, method: str, line: Line, role: Role, owner: Owner) -> httpx.Response | int:
         """The answer, or the status of an upgrade."""
@@ -221,7 +240,7 @@ class House(Struct, frozen=True):
             "session_id": session_id,
             "ulid": session_id.removeprefix("sess_"),
             "item_id": item_id,
-            "feedback_id": feedback_id(session_id, item_id, user_id),
+            "feedback_id": feedback_id(session_id, item_id + SPARE, user_id),
         }
         path = line.path.format(**fields)
         presented = self.bearer(role)
@@ -275,14 +294,18 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     try:
         url = f"http://127.0.0.1:{service.port}"
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
-            headers = {"authorization": f"Bearer {bearer('user')}"}
-            minted = client.post("/v1/realtime/client_secrets", headers=headers, json={})
-            built = House(url, client, sessions, minted.json()["value"])
+            built = House(url, client, sessions, {role: _secret(client, role) for role in SECRETS})
             _wait_until_stored(built)
             yield built
     finally:
         service.stop()
     assert "Traceback" not in service.log_path.read_text()
+
+
+def _secret(client: httpx.Client, role: Role) -> str:
+    headers = {"authorization": f"Bearer {bearer(role)}"}
+    value: str = client.post("/v1/realtime/client_secrets", headers=headers, json={}).json()["value"]
+    return value
 
 
 def _is_ready(port: int) -> bool:
@@ -323,19 +346,24 @@ async def _hold(store: SqliteStore, session_id: str, *, user_id: str, client_id:
         persona=client_id,
     )
     turn = make_turn(session_id, created_ms=now_ms)
-    item = MessageItem(item_id, "assistant", (OutputText("Ich heiße Flueman."),))
+    items = [
+        MessageItem(said_id, "assistant", (OutputText("Ich heiße Flueman."),)) for said_id in (item_id, item_id + SPARE)
+    ]
     rated_ms = now_ms + 10
     records: list[Record] = [
-        FeedbackRecord(
-            feedback_id=feedback_id(session_id, item_id, user_id),
-            session_id=session_id,
-            item_id=item_id,
-            user_id=user_id,
-            role="user",
-            sequence=1,
-            rating="down",
-            rated_ms=rated_ms,
-            received_ms=rated_ms,
+        *(
+            FeedbackRecord(
+                feedback_id=feedback_id(session_id, item.id, user_id),
+                session_id=session_id,
+                item_id=item.id,
+                user_id=user_id,
+                role="user",
+                sequence=1,
+                rating="down",
+                rated_ms=rated_ms,
+                received_ms=rated_ms,
+            )
+            for item in items
         ),
         make_session(session_id, user_id=user_id, client_id=client_id, created_ms=now_ms, updated_ms=now_ms),
         turn,
@@ -344,7 +372,7 @@ async def _hold(store: SqliteStore, session_id: str, *, user_id: str, client_id:
             turn.turn_id,
             response_id=f"resp_{ulid}",
             trace=trace,
-            output=Raw(msgspec.json.encode([item])),
+            output=Raw(msgspec.json.encode(items)),
             created_ms=now_ms,
             done_ms=now_ms + 5,
         ),
@@ -404,7 +432,7 @@ def test_each_role_gets_what_the_table_says(house: House, method: str, line: Lin
 
 
 @pytest.mark.parametrize("role", ["user", "support", "elsewhere", "everywhere", "named"])
-@pytest.mark.parametrize("path", ["", "/export", "/notes"])
+@pytest.mark.parametrize("path", ["", "/export", "/notes", "/prompts/resp_{ulid}"])
 def test_what_is_not_to_be_seen_is_answered_like_what_never_was(house: House, role: Role, path: str) -> None:
     answers = [
         house.ask("GET", Line(staff(), "/v1/sessions/{session_id}" + path), role, owner)
@@ -421,7 +449,7 @@ def seen_by(role: Role, house: House) -> set[str]:
     match role:
         case "nobody" | "expired" | "elsewhere":
             return set()
-        case "user" | "secret":
+        case "user" | "secret" | "secret elsewhere":
             return {
                 session_id for (of, owner), session_id in held.items() if owner == "own" and subject_of(of) == "user"
             }
@@ -433,15 +461,20 @@ def seen_by(role: Role, house: House) -> set[str]:
             return set(held.values())
 
 
-@pytest.mark.parametrize("role", ["secret", "user", "support", "elsewhere", "everywhere", "named", "admin"])
+@pytest.mark.parametrize("role", [role for role in ROLES if role not in ("nobody", "expired")])
 @pytest.mark.parametrize("path", ["/v1/sessions?limit=200", "/v1/feedback?limit=200"])
 def test_lists_hold_what_the_role_sees_and_nothing_else(house: House, path: str, role: Role) -> None:
     answer = house.ask("GET", Line(anyone(), path), role, "own")
 
     assert isinstance(answer, httpx.Response)
-    # Other tests open sessions of their own, and take ratings back.
+    # Other tests open sessions of their own.
     found = {entry["session_id"] for entry in answer.json()["data"]} & set(house.sessions.values())
-    if "sessions" in path:
-        assert found == seen_by(role, house)
-    else:
-        assert found <= seen_by(role, house)
+    assert found == seen_by(role, house)
+
+
+def test_what_cannot_be_a_session_is_not_there_to_be_resumed(house: House) -> None:
+    headers = {"authorization": f"Bearer {bearer('user')}"}
+    for session_id in NO_SESSIONS:
+        url = f"{house.url.replace('http', 'ws', 1)}/v1/realtime?conversation_id={quote(session_id)}"
+
+        assert _upgrade(url, headers) == 404, session_id

@@ -13,7 +13,7 @@ from persistence.errors import DatabaseUnavailable
 from server.live import LiveSession
 from sessions.config import AvatarOptions, ResumptionOptions, SessionConfig
 from sessions.errors import StoreUnavailable
-from sessions.feedback import feedback_id
+from sessions.feedback import Feedback, feedback_id
 from sessions.items import InputText, Item, MessageItem, OutputText
 from sessions.records import AuditRecord, FeedbackRecord, Record, decode_record
 from sessions.store import Append, PlacedItem, encode_placed
@@ -263,6 +263,22 @@ async def test_an_older_choice_does_not_reach_a_live_session(tmp_path: Path) -> 
     assert [event["type"] for event in screen.events].count(CREATED) == 1
 
 
+async def test_a_choice_in_the_same_millisecond_as_one_on_the_wire_is_the_later_one(tmp_path: Path) -> None:
+    """P3: of clients whose clocks count seconds; a row would else keep the first."""
+    config = SessionConfig(model="demo", avatar=AvatarOptions())
+    async with open_live(tmp_path, config) as (console, session, screen, item_id):
+        send(session, "avatar.feedback.create", item_id=item_id, feedback={"rating": "up", "rated_at_ms": 2_000})
+        await screen.until(CREATED)
+        session.end("disconnected")
+
+        sent = body(session.session_id, item_id, rating="down", rated_at_ms=2_000)
+        answers = [(await console.post(PATH, ANNA, json=sent)).json()["feedback"] for _ in range(2)]
+        records = await recorded(console)
+
+    assert [(answer["rating"], answer["rated_at_ms"]) for answer in answers] == [("down", 2_001)] * 2
+    assert {(record.rating, record.rated_ms) for record in records} == {("up", 2_000), ("down", 2_001)}
+
+
 async def test_a_session_that_ends_while_the_outbox_takes_a_rating_says_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +331,115 @@ async def test_a_session_that_comes_back_while_a_rating_is_checked_is_told(
         resumed.end("disconnected")
 
     assert told["feedback"] == answer.json()["feedback"]
+
+
+RESUMABLE = SessionConfig(model="demo", avatar=AvatarOptions(), resumption=ResumptionOptions(enabled=True))
+
+
+async def come_back(
+    console: Console, session: LiveSession, *, after: int = 0, nth: int = 1
+) -> tuple[LiveSession, Screen]:
+    """Anna is back for the nth time, and has all that she missed."""
+    screen = Screen()
+    resumed = await console.services.node.resume(session.session_id, user_id="anna", client_id="kiosk")
+    resumed.attach(screen, after=after)
+    await screen.until("session.created")
+    send(resumed, "session.update", session={"type": "realtime"})
+    await screen.until("session.updated", nth)
+    return resumed, screen
+
+
+@pytest.mark.parametrize("after", [0, 4711], ids=["journal", "gap"])
+async def test_a_session_that_lives_nowhere_tells_of_its_rating_once_it_is_back(tmp_path: Path, after: int) -> None:
+    """P3, P4: told once, in its journal from then on, and withdrawn over the wire."""
+    async with open_live(tmp_path, RESUMABLE) as (console, session, _, item_id):
+        session.end("disconnected")
+        await console.services.node.journal.flush()
+        given = await console.post(PATH, ANNA, json=body(session.session_id, item_id, rating="down"))
+
+        resumed, screen = await come_back(console, session, after=after)
+        told = [event["feedback"] for event in screen.events if event["type"] == CREATED]
+        resumed.end("disconnected")
+        resumed, reloaded = await come_back(console, session, nth=2)
+        again = [event["feedback"] for event in reloaded.events if event["type"] == CREATED]
+        send(resumed, "avatar.feedback.delete", feedback_id=told[0]["id"])
+        deleted = await reloaded.until("avatar.feedback.deleted")
+        ratings = [record.rating for record in await recorded(console)]
+        resumed.end("disconnected")
+
+    assert told == again == [given.json()["feedback"]]
+    assert deleted["item_id"] == item_id
+    assert ratings == ["down", None]
+
+
+async def test_a_session_whose_client_knows_nothing_of_ratings_tells_of_none_when_it_is_back(tmp_path: Path) -> None:
+    """P1."""
+    config = SessionConfig(model="demo", resumption=ResumptionOptions(enabled=True))
+    async with open_live(tmp_path, config) as (console, session, _, item_id):
+        session.end("disconnected")
+        await console.services.node.journal.flush()
+        given = await console.post(PATH, ANNA, json=body(session.session_id, item_id))
+
+        resumed, screen = await come_back(console, session)
+        resumed.end("disconnected")
+
+    assert given.status_code == 201
+    assert not [event for event in screen.events if event["type"].startswith("avatar.")]
+
+
+async def test_a_rating_that_the_stored_dialogue_cannot_take_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3: it is durable by then."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    async with open_stored(tmp_path) as console:
+        monkeypatch.setattr(console.services.store, "rate", away)
+
+        answer = await rate(console)
+
+        assert answer.status_code == 201
+        assert [record.rating for record in await recorded(console)] == ["up"]
+
+
+async def test_a_session_that_is_taken_in_while_its_item_is_rated_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: whether it was loaded before that or after."""
+    async with open_live(tmp_path, RESUMABLE) as (console, session, _, item_id):
+        session.end("disconnected")
+        await console.services.node.journal.flush()
+        store, node, screen = console.services.store, console.services.node, Screen()
+        leave = store.rate
+
+        async def resume_meanwhile(session_id: str, item_id: str, feedback: Feedback) -> None:
+            resumed = await node.resume(session_id, user_id="anna", client_id="kiosk")
+            resumed.attach(screen, after=0)
+            await leave(session_id, item_id, feedback)
+
+        monkeypatch.setattr(store, "rate", resume_meanwhile)
+        given = await console.post(PATH, ANNA, json=body(session.session_id, item_id))
+        told = await screen.until(CREATED)
+        resumed = node.find(session.session_id)
+        assert resumed is not None
+        resumed.end("disconnected")
+
+    assert told["feedback"] == given.json()["feedback"]
+
+
+async def test_only_the_users_own_rating_is_kept_with_the_item(tmp_path: Path) -> None:
+    async with open_stored(tmp_path) as console:
+        await rate(console, ANN, rating="down")
+        reviewed = await console.services.store.item(SESSION, "item_2")
+        await rate(console, rating="up")
+        rated = await console.services.store.item(SESSION, "item_2")
+
+    assert reviewed == PlacedItem(1.0, said("Hello there"))
+    assert rated is not None
+    assert rated.feedback is not None
+    assert (rated.item, rated.feedback.rating) == (said("Hello there"), "up")
 
 
 async def test_a_plain_client_hears_nothing_of_a_rating_over_rest(tmp_path: Path) -> None:

@@ -101,6 +101,42 @@ async def test_strangers_pages_get_no_token_of_staff(tmp_path: Path) -> None:
     assert answer.status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", "demo.example"),
+        ("host", "demo.example:8000"),
+        ("host", "127.0.0.1.demo.example"),
+        ("host", "localhost@demo.example"),
+        ("host", ""),
+        ("forwarded", "for=203.0.113.7"),
+        ("via", "1.1 tunnel"),
+        ("x-forwarded-for", "203.0.113.7"),
+        ("x-forwarded-host", "demo.example"),
+        ("x-real-ip", "203.0.113.7"),
+    ],
+)
+async def test_who_comes_by_a_proxy_or_a_tunnel_on_this_machine_gets_no_token(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    async with open_console(tmp_path, writer="none") as console:
+        answers = [
+            await console.post("/dev/token", headers={name: value}, json={"role": role})
+            for role in ("user", "support", "admin")
+        ]
+
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [(403, "not_local")] * 3
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:8000"])
+async def test_who_sits_at_this_machine_gets_a_token_by_each_of_its_names(tmp_path: Path, host: str) -> None:
+    async with open_console(tmp_path, writer="none") as console:
+        page = await console.post("/dev/token", headers={"host": host, "origin": f"http://{host}"})
+        program = await console.post("/dev/token", headers={"host": host}, json={"role": "admin"})
+
+    assert (page.status_code, program.status_code) == (200, 200)
+
+
 async def test_without_a_key_of_its_own_the_server_gives_no_token_of_staff(tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [jwk(ED.public_key(), "k")]}))

@@ -12,6 +12,7 @@ from openai.types.realtime import RealtimeSessionCreateResponse
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server import admission
 from server.api.client_secrets import client_secret_routes
 from server.api.query import MAX_BODY_BYTES
 from server.auth import Authenticator
@@ -35,7 +36,10 @@ def make_app(*, has_key: bool = True) -> tuple[ASGIApp, ClientSecrets, Authentic
         client_secrets=secrets.verify,
     )
     services = SimpleNamespace(
-        authenticator=authenticator, client_secrets=secrets if has_key else None, served_model="demo"
+        authenticator=authenticator,
+        admission=admission.Admission(max_per_user=0, max_per_address=0),
+        client_secrets=secrets if has_key else None,
+        served_model="demo",
     )
     app = Starlette(routes=client_secret_routes(), exception_handlers=dict(EXCEPTION_HANDLERS))
 
@@ -89,6 +93,18 @@ async def test_the_openai_sdk_gets_a_secret_that_opens_sessions() -> None:
     )
     assert (principal.subject, principal.client_id, principal.role) == ("mia", "lobby", "user")
     assert json.loads(principal.session_config or b"")["instructions"] == "Be brief."
+
+
+async def test_who_asks_too_fast_is_told_when_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P7: each call adds to the outbox that all share."""
+    monkeypatch.setattr(admission, "CALLS_BURST", 2)
+    monkeypatch.setattr(admission, "CALLS_PER_S", 0.01)
+    app = make_app()[0]
+
+    answers = [await post({}, app=app) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert int(answers[-1].headers["retry-after"]) > 90
 
 
 @pytest.mark.parametrize(

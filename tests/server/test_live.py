@@ -439,7 +439,7 @@ async def test_a_session_that_was_taken_over_is_closed_and_answers_no_more(house
     ask(session, "[pace 200] [tokens 5000]")
     await screen.until("response.output_text.delta")
 
-    loaded = await house.store.claim(session.session_id, "node-2")
+    loaded = await house.store.claim(session.session_id, "node-2", user_id="한나")
     closed = await screen.until_closed()
     await turns(3)
 
@@ -452,7 +452,7 @@ async def test_a_session_that_was_taken_over_is_closed_and_answers_no_more(house
 async def test_an_answer_that_waits_for_the_store_ends_when_its_session_is_taken_over(house: House) -> None:
     """P4, P7."""
     session, screen = await house.open()
-    await house.store.claim(session.session_id, "node-2")
+    await house.store.claim(session.session_id, "node-2", user_id="한나")
     with house.store.stalled():
         ask(session, "[tokens 3000]")
         await turns(1000)

@@ -126,6 +126,92 @@ async def test_nobody_else_may_come_back(house: House) -> None:
     assert session in house.node
 
 
+async def test_a_token_of_another_person_or_for_another_digital_human_takes_no_session_from_its_node(
+    tmp_path: Path,
+) -> None:
+    """P7."""
+    async with (
+        open_house(tmp_path / "sessions.db", Limits(lease_s=600)) as house,
+        open_house(house.store, Limits(lease_s=600), name="node-2") as others,
+    ):
+        session, first = await house.open(RESUMABLE)
+
+        for user_id, client_id in (("eve", "kiosk"), ("한나", "other")):
+            with pytest.raises(SessionNotFound):
+                await others.node.resume(session.session_id, user_id=user_id, client_id=client_id)
+        epoch = await house.store.epoch(session.session_id)
+        ask(session, "[echo still here]")
+        done = await first.until("response.done")
+
+        assert (epoch, others.node.num_sessions) == (session.epoch, 0)
+        assert (done["response"]["status"], first.closed) == ("completed", None)
+
+
+async def test_a_strangers_claim_is_no_answer_to_the_sessions_own_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4, P7: they come at once, to a node where the session does not live."""
+    async with (
+        open_house(tmp_path / "sessions.db", Limits(lease_s=600)) as house,
+        open_house(house.store, Limits(lease_s=600), name="node-2") as others,
+    ):
+        session, _ = await house.open(RESUMABLE)
+        claim, gate = house.store.claim, asyncio.Event()
+
+        async def claim_later(session_id: str, owner: str, **whose: str) -> LoadedSession:
+            await gate.wait()
+            return await claim(session_id, owner, **whose)
+
+        async def resume(session_id: str, user_id: str, client_id: str) -> LiveSession | SessionNotFound:
+            try:
+                return await others.node.resume(session_id, user_id=user_id, client_id=client_id)
+            except SessionNotFound as error:
+                return error
+
+        monkeypatch.setattr(house.store, "claim", claim_later)
+        comers = [(session.session_id, "eve", "kiosk"), (session.session_id, "한나", "other")]
+        comers += [(session.session_id, "한나", "kiosk")] * 2 + [("sess_unknown", "eve", "kiosk")]
+        resuming = [asyncio.create_task(resume(*comer)) for comer in comers]
+        await turns(1)
+        gate.set()
+        eve, other, own, own_again, unknown = await asyncio.gather(*resuming)
+        back, screen = await others.resume(session, after=1)
+        ask(back, "[echo back]")
+
+        assert [type(refused) for refused in (eve, other, unknown)] == [SessionNotFound] * 3
+        assert (own, own_again, back.epoch) == (back, back, "2.node-2")
+        assert (await screen.until("response.done"))["response"]["status"] == "completed"
+
+
+async def test_a_strangers_claim_does_not_make_a_node_forget_a_session_that_it_gave_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P6, P7: no other node would adopt it."""
+    async with open_house(tmp_path / "sessions.db", Limits(lease_s=600), patience_s=0.1) as house:
+        session, first = await house.open(RESUMABLE)
+        ask(session, "[pace 300] [tokens 30]")
+        await first.until(DELTA, 3)
+        with house.store.away():
+            await first.until_closed()
+        claim, gate = house.store.claim, asyncio.Event()
+
+        async def claim_later(session_id: str, owner: str, **whose: str) -> LoadedSession:
+            if whose:
+                await gate.wait()
+            return await claim(session_id, owner, **whose)
+
+        monkeypatch.setattr(house.store, "claim", claim_later)
+        eve = asyncio.create_task(house.node.resume(session.session_id, user_id="eve", client_id="kiosk"))
+        await turns(1)
+        await house.node._take_over()
+        gate.set()
+        [refused] = await asyncio.gather(eve, return_exceptions=True)
+
+        assert isinstance(refused, SessionNotFound)
+        assert house.node.find(session.session_id) is not None
+        assert (await response_done(house, session))["status"] == "completed"
+
+
 async def test_a_client_that_says_goodbye_ends_its_answer_at_once(house: House) -> None:
     session, first = await house.open(RESUMABLE)
     ask(session, "[slow]")
@@ -416,7 +502,7 @@ async def test_a_session_that_was_given_up_is_not_taken_from_the_node_where_its_
             await first.until_closed()
         moved, second = await others.resume(session, after=1)
 
-        await house.node._beat()
+        await house.node._take_over()
         ask(moved, "[echo still here]")
         await second.until("response.done")
 

@@ -1,5 +1,6 @@
 """The dialogue by example: what each client event and each chunk of the engine makes of it. P5 and P6; schedules are in test_schedules."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -916,6 +917,54 @@ def test_a_conversation_holds_so_many_items_and_no_more() -> None:
 
     assert (error["code"], error["param"]) == ("conversation_too_long", "item")
     assert kinds(talk.add()) == ["conversation.item.added", "conversation.item.done"]
+
+
+def test_answers_count_among_the_items() -> None:
+    """P7: a client that only asks for answers would fill the store too."""
+    talk = Talk(limits=DialogueLimits(max_items=2))
+    talk.add()
+    talk.advance(talk.ask(), make_chunk("Hello", finish="stop"))
+
+    error = talk.refused("response.create")
+    aside = talk.send("response.create", response={"conversation": "none"})
+
+    assert error["code"] == "conversation_too_long"
+    assert kinds(aside) == ["response.created"]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        user_item("a" * 60),
+        {"type": "function_call_output", "call_id": "call_1", "output": "a" * 60},
+        {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": json.dumps({"a": "a" * 60})},
+    ],
+    ids=lambda item: item["type"],
+)
+def test_a_conversation_holds_so_many_characters_and_no_more(item: Json) -> None:
+    talk = Talk(limits=DialogueLimits(max_chars=100))
+    talk.add("b" * 30)
+    talk.add("c" * 30)
+
+    error = talk.refused("conversation.item.create", item=item)
+    talk.send("conversation.item.delete", item_id="item_1")
+
+    assert (error["code"], error["param"]) == ("conversation_too_long", "item")
+    assert kinds(talk.send("conversation.item.create", item=item)) == [
+        "conversation.item.added",
+        "conversation.item.done",
+    ]
+
+
+def test_a_configuration_grows_to_so_many_bytes_and_no_more() -> None:
+    """What is merged key by key would else grow with every update."""
+    talk = Talk(limits=DialogueLimits(max_config_bytes=4_000))
+    update = {"type": "realtime", "audio": {"input": {"a": "a" * 1_000}}}
+    talk.send("session.update", session=update)
+
+    error = talk.refused("session.update", session={"type": "realtime", "audio": {"input": {"b": "b" * 4_000}}})
+
+    assert (error["code"], error["param"]) == ("invalid_value", "session")
 
 
 def test_so_many_answers_run_at_once_and_no_more() -> None:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 import sessions.journal
 from sessions.effects import Effects
 from sessions.errors import SessionNotFound, StoreUnavailable
+from sessions.feedback import Feedback
 from sessions.journal import Journal
 from sessions.records import TurnRecord, encode_record
 from sessions.server_events import InputAudioCleared, encode_event
@@ -97,17 +98,24 @@ class FakeStore:
     async def create(self, meta: SessionMeta, owner: str) -> str:
         return FIRST_EPOCH
 
-    async def claim(self, session_id: str, owner: str, *, user_id: str | None = None) -> LoadedSession:
+    async def claim(
+        self, session_id: str, owner: str, *, user_id: str | None = None, client_id: str | None = None
+    ) -> LoadedSession:
         raise SessionNotFound(session_id)
 
     async def epoch(self, session_id: str) -> str | None:
         return self.epochs.get(session_id)
+
+    async def is_adopted(self, session_id: str, since: str) -> bool:
+        return False
 
     async def peek(self, session_id: str) -> Glimpse | None:
         return None
 
     async def item(self, session_id: str, item_id: str) -> PlacedItem | None:
         return None
+
+    async def rate(self, session_id: str, item_id: str, feedback: Feedback) -> None: ...
 
     async def renew(self, owner: str, lease_s: float) -> list[str]:
         return []

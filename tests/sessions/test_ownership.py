@@ -44,7 +44,7 @@ async def restore(
     return await store.restore(make_meta(), owner, epoch, next_sequence=next_sequence, config=config, items=items)
 
 
-async def test_a_claim_for_another_user_finds_nothing_and_changes_nothing(store: Store) -> None:
+async def test_a_claim_for_another_user_or_client_finds_nothing_and_changes_nothing(store: Store) -> None:
     """P7."""
     await store.create(make_meta(), "node-1")
     await store.renew("node-1", 60)
@@ -52,10 +52,12 @@ async def test_a_claim_for_another_user_finds_nothing_and_changes_nothing(store:
     for user_id in ("한", "", "null"):
         with pytest.raises(SessionNotFound):
             await store.claim(SESSION, "node-2", user_id=user_id)
+        with pytest.raises(SessionNotFound):
+            await store.claim(SESSION, "node-2", user_id="한나", client_id=user_id)
     assert await store.append([make_append(1)]) == ["ok"]
     assert await store.renew("node-1", 60) == []
 
-    assert (await store.claim(SESSION, "node-2", user_id="한나")).epoch == "2.node-2"
+    assert (await store.claim(SESSION, "node-2", user_id="한나", client_id="kiosk")).epoch == "2.node-2"
 
 
 async def test_the_epoch_is_that_of_the_last_claim(store: Store) -> None:
@@ -351,7 +353,7 @@ async def test_a_part_that_is_too_large_is_refused_alone(store: Store) -> None:
     parts[1] = make_append(1, [large], session_id=ids[1])
     parts[3] = make_append(1, records=[large[: MAX_PART_BYTES // 2]] * 3, session_id=ids[3])
 
-    assert await store.append(parts) == ["ok", "gap", "ok", "gap", "ok"]
+    assert await store.append(parts) == ["ok", "too_large", "ok", "too_large", "ok"]
     assert [len(await read_events(store, session_id)) for session_id in ids] == [1, 0, 1, 0, 1]
     assert await take_records(store) == []
 

@@ -393,6 +393,8 @@ async def test_a_claim_whose_reply_was_lost_is_adopted_by_the_claimer(own_redis:
         proxy.lose_next_reply()
         with pytest.raises(StoreUnavailable):
             await store.claim(SESSION, "node-2")
+        with pytest.raises(SessionNotFound):
+            await store.claim(SESSION, "node-2", user_id="a stranger")
 
         assert [loaded.epoch for loaded in await store.adopt("node-2", 10)] == ["3.node-2"]
         assert await store.adopt("node-2", 10) == []

@@ -282,6 +282,8 @@ async def test_a_claim_that_was_cut_short_is_adopted_by_the_claimer(tmp_path: Pa
             with pytest.raises(asyncio.CancelledError):
                 await cut
             database.execute("ROLLBACK")
+        with pytest.raises(SessionNotFound):
+            await store.claim(SESSION, "node-2", user_id="a stranger")
 
         assert [loaded.epoch for loaded in await store.adopt("node-2", 10)] == ["3.node-2"]
         assert await store.adopt("node-2", 10) == []

@@ -116,7 +116,12 @@ class Summarizer:
                     await self._summarize({session_id: mark})
                 return
             self.figures.num_left += 1
-            log.error("session_left", session_id=next(iter(taken)), reason=type(error).__name__)
+            (session_id,) = taken
+            if isinstance(error, DatabaseUnavailable):
+                # It may have been a connection that broke: due again when the lease is over.
+                log.warning("session_waits", session_id=session_id, reason=str(error))
+                return
+            log.error("session_left", session_id=session_id, reason=type(error).__name__)
             async with self._database.transaction() as connection:
                 await postpone(connection, taken, until_ms=self._now_ms() + self._options.patience_ms)
         else:

@@ -197,7 +197,8 @@ async def test_a_withdrawal_that_the_conversation_knows_nothing_of_reaches_the_t
 
         await thumbs.up.click()
 
-        await expect(thumbs.progress).to_have_text("Withdrawn")
+        # Beside the thumbs it stands until the conversation has heard of it too.
+        await expect(person.page.locator("#rated")).to_have_text("Your rating is withdrawn.")
         await wait_until_stored(server, await rated_item(wire), None)
         assert wire.num_sent(CREATE, DELETE) == [1, 1]
 

@@ -224,9 +224,9 @@ class OpenAIEngine:
             num_trims += 1
             if prompt.truncation == "disabled" or num_dropped >= len(turns) - 1:
                 raise PromptTooLong(num_tokens, limit)
-            # The counts are a guess, so that each further attempt takes more.
-            # Where nobody tells the limit, the prompt is just over it.
+            # Where nobody tells the limit, the prompt is taken to be just over it.
             fitting = (limit - reserve_tokens(prompt.max_output_tokens, limit)) / num_tokens if limit else 0.7
+            # The counts are a guess, so that each further attempt takes more.
             num_dropped += _num_to_drop(turns[num_dropped:], prompt, fitting * 0.8**num_trims)
 
     async def _count_spoken(self, http: httpx.AsyncClient, prompt: Prompt, stream: "_Stream") -> int:

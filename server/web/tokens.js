@@ -24,7 +24,8 @@ export class TokenSource {
     if (this.#pasted) return { value: this.#pasted, model: this.#model };
     if (this.#given && Date.now() < this.#givenUntilMs - FRESH_FOR_MS) return this.#given;
     const reply = await fetch("/dev/token", { method: "POST", cache: "no-store" });
-    if (reply.status === 404 || reply.status === 405) throw new SignInNeeded(this.#complaint);
+    // 403: a server in development gives tokens to its own machine only, and this may be a phone.
+    if ([403, 404, 405].includes(reply.status)) throw new SignInNeeded(this.#complaint);
     if (!reply.ok) throw new Error(`no token: HTTP ${reply.status}`);
     const { value, model, expires_at: expiresAtS } = await reply.json();
     this.#given = { value, model: model || DEFAULT_MODEL };

@@ -24,12 +24,11 @@ import pymysql.cursors  # type: ignore[import-untyped]
 from msgspec import Struct
 
 from migrations import upgrade_database
-from server.tokens import mint
 from tests import services
 from tests.benchmarks import results
 from tests.benchmarks.million_load import COLUMNS, Loaded, load
 from tests.benchmarks.million_queries import CLIENTS, Call, Question, questions
-from tests.end_to_end.processes import SECRET, FluemanProcess, running
+from tests.end_to_end.processes import SECRET, FluemanProcess, running, token_of
 
 _SEED: Final = 7
 _NUM_PLANS: Final = 5
@@ -196,17 +195,8 @@ class House:
     def _headers(self, call: Call) -> dict[str, str]:
         """One of twenty callers: none may ask as fast as this does."""
         self._num_calls += 1
-        token = mint(
-            SECRET.encode(),
-            subject=call.user_id or f"ann-{self._num_calls % 20}",
-            role=call.role,
-            client_id=call.client_id,
-            scopes=call.scopes,
-            issuer="flueman",
-            audience="flueman",
-            now=time.time(),
-            ttl_s=60,
-        )
+        subject = call.user_id or f"ann-{self._num_calls % 20}"
+        token = token_of(subject, role=call.role, client_id=call.client_id, scopes=call.scopes)
         return {"authorization": f"Bearer {token}"}
 
     def _execute(self, statement: str) -> Sequence[tuple[Any, ...]]:

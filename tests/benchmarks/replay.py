@@ -20,14 +20,13 @@ from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 
 from server.identifiers import new_id
-from server.tokens import mint
 from sessions.records import ArchiveRecord, Record, SessionRecord, encode_record
 from sessions.redis_store import RedisStore
 from sessions.store import Append, SessionMeta, Store
 from tests import services
 from tests.benchmarks.figures import percentile
 from tests.benchmarks.results import keep
-from tests.end_to_end.processes import SECRET, FluemanProcess, running
+from tests.end_to_end.processes import SECRET, FluemanProcess, running, token_of
 
 EVENT = (
     b'{"type":"response.output_text.delta","event_id":"event_%010d","response_id":"resp_1","item_id":"item_1","output_index":0,'
@@ -86,7 +85,7 @@ class Watch(Struct, frozen=True):
 async def watch(port: int, session_id: str, num_events: int) -> Watch:
     """Watch the first events of a session."""
     url = f"ws://127.0.0.1:{port}/v1/realtime?{urlencode({'replay': session_id})}"
-    headers = {"authorization": f"Bearer {_token()}"}
+    headers = {"authorization": f"Bearer {token_of('ann', role='support')}"}
     began_s = time.perf_counter()
     async with connect(url, additional_headers=headers, compression=None, proxy=None, ping_interval=None) as socket:
         return Watch(began_s, await _arrivals(socket, num_events))
@@ -100,20 +99,6 @@ async def _arrivals(socket: ClientConnection, num_events: int) -> list[float]:
         if b'"sequence_number":' in frame[-40:]:
             arrivals.append(time.perf_counter())
     return arrivals
-
-
-def _token() -> str:
-    return mint(
-        SECRET.encode(),
-        subject="ann",
-        role="support",
-        client_id="kiosk",
-        scopes=frozenset(),
-        issuer="flueman",
-        audience="flueman",
-        now=time.time(),
-        ttl_s=3600,
-    )
 
 
 def spacing_errors_ms(recorded: Recorded, watch: Watch) -> list[float]:

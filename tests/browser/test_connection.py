@@ -130,12 +130,17 @@ async def test_close_codes_and_waits_are_what_clients_agree_on(browser: Browser,
     assert [ceiling / 2 <= wait <= ceiling for wait, ceiling in zip(waits, ceilings, strict=True)] == [True] * 9
 
 
-async def test_without_a_development_token_the_page_asks_for_one(browser: Browser, server: Server) -> None:
-    async def not_found(route: Route) -> None:
-        await route.fulfill(status=404, body="Not Found")
+@pytest.mark.parametrize(("status", "phrase"), [(404, "Not Found"), (403, "Forbidden")])
+async def test_without_a_development_token_the_page_asks_for_one(
+    browser: Browser, server: Server, status: int, phrase: str
+) -> None:
+    """A server in production has none; one in development gives none to another machine, such as a phone."""
 
-    async with visit(browser, "about:blank", ignoring=("404 (Not Found)",)) as page:
-        await page.route("**/dev/token", not_found)
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=status, body=phrase)
+
+    async with visit(browser, "about:blank", ignoring=(f"{status} ({phrase})",)) as page:
+        await page.route("**/dev/token", refuse)
         await page.goto(server.url)
         person = Person(page)
         token = page.get_by_label("Access token")

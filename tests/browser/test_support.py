@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from server.tokens import mint
 from tests import services
 from tests.browser.conftest import ARTIFACTS, AWAY, PATIENCE_MS, Server, visit
 from tests.browser.link import link_to
@@ -19,7 +18,7 @@ from tests.browser.rater import Thumbs
 from tests.browser.support import Support, assert_no_sideways_scroll, violations
 from tests.end_to_end.client import open_client
 from tests.end_to_end.conftest import COMMON
-from tests.end_to_end.processes import SECRET, FluemanProcess, running, token_of
+from tests.end_to_end.processes import FluemanProcess, running, token_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
@@ -278,7 +277,7 @@ async def test_what_users_and_reviewers_wrote_is_never_markup(browser: Browser, 
     console = f"http://127.0.0.1:{house.port}/console"
     async with visit(browser, console, width=1280, bypass_csp=True) as page:
         support = Support(page)
-        await support.sign_in(admin_token(HARM))
+        await support.sign_in(token_of(HARM, role="admin"))
         row = await found(support, "onerror")
         await expect(row).to_contain_text(HARM)
         await assert_harmless(page)
@@ -299,21 +298,6 @@ async def test_what_users_and_reviewers_wrote_is_never_markup(browser: Browser, 
         await page.get_by_role("link", name="Audit").click()
         await expect(page.get_by_role("row").filter(has_text="Wrote a note").first).to_contain_text(HARM)
         await assert_harmless(page)
-
-
-def admin_token(subject: str) -> str:
-    """An access token of the house for someone who may see everything."""
-    return mint(
-        SECRET.encode(),
-        subject=subject,
-        role="admin",
-        client_id="kiosk",
-        scopes=frozenset(),
-        issuer="flueman",
-        audience="flueman",
-        now=time.time(),
-        ttl_s=3600,
-    )
 
 
 async def assert_harmless(page: Page) -> None:

@@ -107,18 +107,26 @@ def run_python(folder: Path, settings: Mapping[str, str], *arguments: str) -> su
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
-def token_of(subject: str) -> str:
+def token_of(
+    subject: str,
+    *,
+    role: str = "user",
+    client_id: str = "kiosk",
+    scopes: frozenset[str] = frozenset(),
+    age_s: float = 0,
+    ttl_s: int = 3600,
+) -> str:
     """An access token that every server with `SECRET` accepts."""
     return mint(
         SECRET.encode(),
         subject=subject,
-        role="user",
-        client_id="kiosk",
-        scopes=frozenset(),
+        role=role,
+        client_id=client_id,
+        scopes=scopes,
         issuer="flueman",
         audience="flueman",
-        now=time.time(),
-        ttl_s=3600,
+        now=time.time() - age_s,
+        ttl_s=ttl_s,
     )
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,14 +13,13 @@ from msgspec import Struct
 
 from persistence.history import archived_events
 from persistence.part import JournalEvent
-from server.tokens import mint
 from sessions.playback import Playback
 from sessions.redis_store import RedisStore
 from sessions.server_events import with_sequence_number
 from sessions.store import Store
 from tests.end_to_end.client import DELTA, WEATHER, Client, open_client
 from tests.end_to_end.conftest import Backends
-from tests.end_to_end.processes import SECRET, FluemanProcess, run_command, running, token_of
+from tests.end_to_end.processes import FluemanProcess, run_command, running, token_of
 from tests.end_to_end.stored import Records, journaled, until, until_empty
 from tests.server.watcher import Watcher, watching
 
@@ -128,7 +126,9 @@ async def talk(number: int, ports: tuple[int, int], store: Store) -> Talk:
         session_id = talker.client.session_id
         watcher = None
         if number % 10 == 0:
-            watcher = await stack.enter_async_context(watching(rng.choice(ports), session_id, support(), **FASTEST))
+            watcher = await stack.enter_async_context(
+                watching(rng.choice(ports), session_id, token_of("ann", role="support"), **FASTEST)
+            )
         for _ in range(rng.randint(1, 4)):
             await talker.act()
         if watcher is not None:
@@ -140,24 +140,9 @@ async def talk(number: int, ports: tuple[int, int], store: Store) -> Talk:
     return Talk(session_id, journal, talker.clients, None if watcher is None else watcher.recorded)
 
 
-def support() -> str:
-    """A token that sees every session at the kiosk."""
-    return mint(
-        SECRET.encode(),
-        subject="ann",
-        role="support",
-        client_id="kiosk",
-        scopes=frozenset(),
-        issuer="flueman",
-        audience="flueman",
-        now=time.time(),
-        ttl_s=3600,
-    )
-
-
 async def replayed(port: int, session_id: str) -> Watcher:
     """The whole session, as fast as it goes."""
-    async with watching(port, session_id, support(), **FASTEST) as watcher:
+    async with watching(port, session_id, token_of("ann", role="support"), **FASTEST) as watcher:
         await watcher.until("avatar.replay.done")
     return watcher
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from functools import cache
 from pathlib import Path
 
@@ -366,18 +365,28 @@ async def test_a_cold_long_prompt_is_tokenised_off_the_loop(tiny_tokenizer: Path
     assert encoded.token_ids == encoder.encode(prompt).token_ids
 
 
-def test_a_long_history_costs_well_under_a_millisecond(encoder: PromptEncoder) -> None:
-    """About 250 µs on a quiet core: a regression to tokenising again costs ten times as much."""
-    prompt = make_prompt(*long_history(20, words=8))
-    encoder.encode(prompt)
+def test_what_was_tokenised_once_is_not_tokenised_again(
+    encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenised: list[str] = []
 
-    times = []
-    for _ in range(50):
-        start = time.perf_counter()
-        encoder.encode(prompt)
-        times.append(time.perf_counter() - start)
+    class Watched:
+        def encode(self, text: str, **kwargs: bool) -> object:
+            tokenised.append(text)
+            return plain.encode(text, **kwargs)
 
-    assert min(times) < 0.001
+    plain = encoder._plain
+    monkeypatch.setattr(encoder, "_plain", Watched())
+    history = long_history(8, words=8)
+    encoder.encode(make_prompt(*history))
+    assert len(tokenised) >= 16
+    tokenised.clear()
+
+    encoder.encode(make_prompt(*history))
+    assert tokenised == []
+
+    encoder.encode(make_prompt(*history, assistant("A new answer."), user("A new question.")))
+    assert tokenised == ["assistant\nA new answer.", "user\nA new question."]
 
 
 @pytest.mark.parametrize("damage", ["missing", "no tokenizer", "broken json", "no template"])

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import random
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -18,8 +17,7 @@ from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from server.tokens import mint
-from tests.end_to_end.processes import SECRET
+from tests.end_to_end.processes import token_of
 from tests.faults.ledger import Ledger
 from tests.faults.stream import ASK, Answer, Json
 
@@ -399,14 +397,4 @@ class Talker:
 
 def _token_of(subject: str) -> str:
     """An access token that is good also where the clock goes wrong."""
-    return mint(
-        SECRET.encode(),
-        subject=subject,
-        role="user",
-        client_id="kiosk",
-        scopes=frozenset(),
-        issuer="flueman",
-        audience="flueman",
-        now=time.time() - _CLOCK_SLACK_S,
-        ttl_s=4 * _CLOCK_SLACK_S,
-    )
+    return token_of(subject, age_s=_CLOCK_SLACK_S, ttl_s=4 * _CLOCK_SLACK_S)

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,14 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pymysql.constants import CLIENT  # type: ignore[import-untyped]
 from sqlalchemy import text
 
 from persistence.database import driver_arguments, open_database
 from persistence.errors import DatabaseUnavailable
+from tests.certificates import write_certificate
 from tests.services import MariadbServer, mariadb_server
 
 CANARY = b"canary3c71"  # the content of a file that no server may have
@@ -95,7 +91,7 @@ async def heard_by(server: Rogue, query: str = "") -> bytes:
 
 @pytest.mark.parametrize("plugin", ["mysql_native_password", "mysql_clear_password", "sha256_password"])
 async def test_a_server_that_offers_no_tls_learns_nothing_where_tls_is_demanded(tmp_path: Path, plugin: str) -> None:
-    authority = _write_certificate(tmp_path, "authority")
+    authority = write_certificate(tmp_path, "authority")
 
     async with rogue(greeting(plugin)) as server:
         assert await heard_by(server, f"?ssl_ca={authority}") == b""
@@ -128,7 +124,7 @@ async def test_a_password_is_not_sent_in_clear_to_a_server_that_changes_its_mind
 
 async def test_what_is_said_before_tls_buries_no_record(tmp_path: Path) -> None:
     """P3: error 1048 is a record's own fault, where it is true."""
-    authority = _write_certificate(tmp_path, "authority")
+    authority = write_certificate(tmp_path, "authority")
 
     async with rogue(b"\xff" + struct.pack("<H", 1048) + b"#23000a column cannot be null") as server:
         assert await heard_by(server, f"?ssl_ca={authority}") == b""
@@ -153,7 +149,7 @@ async def test_a_server_that_asks_for_a_file_gets_none(tmp_path: Path, statement
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The certificate of `mariadb_tls`, which is its own authority."""
-    return _write_certificate(tmp_path_factory.mktemp("tls"), "mariadb")
+    return write_certificate(tmp_path_factory.mktemp("tls"), "mariadb")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +185,7 @@ def test_a_server_that_cannot_prove_its_name_is_refused(
     wrong: str,
     run: Callable[[Awaitable[None]], None],
 ) -> None:
-    authority = _write_certificate(tmp_path, "mariadb") if wrong == "authority" else certificate
+    authority = write_certificate(tmp_path, "mariadb") if wrong == "authority" else certificate
     url = (mariadb_service if wrong == "no tls" else mariadb_tls).url
     if wrong == "name":
         url = url.replace("127.0.0.1", "localhost")
@@ -210,23 +206,3 @@ async def until_closed(port: int) -> None:
     process = psutil.Process()
     while any(each.raddr and each.raddr.port == port for each in process.net_connections("tcp")):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-
-
-def _write_certificate(directory: Path, name: str) -> Path:
-    """A key and a certificate for 127.0.0.1 that it signed itself, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / f"{name}.pem"
-    path.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path

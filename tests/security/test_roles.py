@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 import httpx
@@ -85,18 +85,7 @@ def bearer(role: Role) -> str | None:
             return token(role, "admin", client="lobby")
 
 
-ROLES: tuple[Role, ...] = (
-    "nobody",
-    "expired",
-    "secret",
-    "secret elsewhere",
-    "user",
-    "support",
-    "elsewhere",
-    "everywhere",
-    "named",
-    "admin",
-)
+ROLES: tuple[Role, ...] = get_args(Role)
 # For the digital human of the user's own sessions, and for another.
 SECRETS: tuple[Role, ...] = ("secret", "secret elsewhere")
 

@@ -19,8 +19,8 @@ from server.view import Stream
 from sessions.server_events import with_sequence_number
 from sessions.store import SessionMeta
 from sessions.wire_errors import BadEvent
-from tests.server.virtual_time import run
 from tests.sessions.builders import Json
+from tests.virtual_time import run
 
 FIRST_MS = 1_795_391_998_123
 SESSION_ID = "sess_1"

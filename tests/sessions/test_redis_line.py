@@ -1,8 +1,6 @@
 """One connection to Redis: what a call promises when it is cut short, when Redis hangs, dies or says something odd."""
 
 import asyncio
-import datetime
-import ipaddress
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,15 +9,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 
 from sessions.errors import StoreUnavailable
 from sessions.redis_line import RedisLine, Script
+from tests.certificates import write_certificate
 from tests.services import RedisServer, free_port, redis_server, tcp_proxy
 
 _OWN_ID = ("CLIENT", "ID")
@@ -385,7 +381,7 @@ def test_the_same_holds_on_the_loop_that_serves(
 def test_redis_is_reached_by_tls_with_a_password_and_a_database(
     own_redis: RedisServer, tmp_path: Path, run: Callable[[Awaitable[None]], None]
 ) -> None:
-    certificate = _write_certificate(tmp_path)
+    certificate = write_certificate(tmp_path, "redis")
     port = free_port()
 
     async def check() -> None:
@@ -430,23 +426,3 @@ def test_redis_is_reached_by_its_unix_socket(run: Callable[[Awaitable[None]], No
     # A socket's path is short.
     with tempfile.TemporaryDirectory() as directory, redis_server(Path(directory), unix_socket=True) as server:
         run(check(server))
-
-
-def _write_certificate(directory: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that it signed itself, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "redis.pem"
-    path.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path

@@ -1,11 +1,12 @@
 """One response while it streams: its parameters, its open output items, its tokens and times. Emits nothing itself."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from sessions.generation import Origin, Prompt, Usage
+from sessions.generation import Origin, Prompt, ToolCallDelta, Usage
 from sessions.items import FunctionCallItem, Item, ItemStatus, MessageItem, OutputText
 from sessions.records import PredictionRecord, PredictionStatus, Trace
 from sessions.repetition import Repetition
@@ -155,6 +156,16 @@ class Answer:
     def unfinished_text(self) -> str:
         """The text so far of the message that is being said; empty when none is."""
         return self.unfinished.text() if isinstance(self.unfinished, OpenMessage) else ""
+
+    def num_continued(self, deltas: Sequence[ToolCallDelta]) -> int:
+        """How many of the pieces of calls, from the first, go on with the call that is open."""
+        if self.repetition is not None:
+            index = self.repetition.call_index
+        elif isinstance(self.open, OpenCall):
+            index = self.open.index
+        else:
+            return 0
+        return next((number for number, delta in enumerate(deltas) if delta.index != index), len(deltas))
 
     def told(self, origin: Origin, max_prompt_bytes: int) -> None:
         """The engine tells how the answer came to be, the second time more of it; a longer prompt than this is not remembered."""

@@ -9,7 +9,7 @@ import pytest
 from sessions.client_events import RefusedEvent, decode_client_event
 from sessions.config import ResumptionOptions, SessionConfig
 from sessions.effects import Close, Effects
-from sessions.generation import FunctionChoice, Usage
+from sessions.generation import Chunk, FunctionChoice, ToolCallDelta, Usage
 from sessions.limits import DialogueLimits
 from sessions.records import ArchiveRecord, PredictionRecord, SessionRecord
 from sessions.state import DialogueState, decode_state, encode_state
@@ -196,6 +196,27 @@ def test_text_before_a_tool_call_is_done_before_the_call_begins() -> None:
     assert kinds(answer) == [*TEXT_ANSWER[:5], *TEXT_ANSWER[6:10], *CALL, "response.done"]
     assert [item["type"] for item in answer[-1]["response"]["output"]] == ["message", "function_call"]
     assert talk.predictions[0].text == "Let me see."
+
+
+def test_text_in_the_chunk_that_ends_a_call_comes_after_the_call() -> None:
+    talk = with_tools()
+    talk.add("Weather?")
+    end = (ToolCallDelta(0, None, '"Seoul"}'), ToolCallDelta(1, "get_weather", "{"), ToolCallDelta(1, None, "}"))
+
+    answer = talk.answer(
+        make_call_chunk(0, "get_weather", '{"city":'),
+        Chunk(" Now then.", 6, tool_calls=end),
+        make_chunk(finish="stop"),
+    )
+
+    output = answer[-1]["response"]["output"]
+    assert [(item.get("name"), item.get("arguments")) for item in output] == [
+        ("get_weather", '{"city":"Seoul"}'),
+        (None, None),
+        ("get_weather", "{}"),
+    ]
+    assert output[1]["content"][0]["text"] == " Now then."
+    assert fold(talk.events) == wire_items(talk.dialogue)
 
 
 def test_an_answer_of_nothing_is_completed_with_no_output() -> None:

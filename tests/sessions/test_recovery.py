@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from sessions.config import SessionConfig
 from sessions.dialogue import Dialogue
-from sessions.generation import Chunk, Prompt, Usage
+from sessions.generation import Chunk, Prompt, ToolCallDelta, Usage
 from sessions.items import MessageItem
 from sessions.state import decode_state
 from tests.sessions.builders import (
     EXPIRES_AT,
     NOW_MS,
+    USAGE,
     WEATHER,
     Json,
     Talk,
@@ -189,6 +190,22 @@ def test_a_call_is_generated_again_and_only_its_rest_is_sent() -> None:
     assert (rest[0]["delta"], rest[1]["arguments"]) == ('"Ulm"}', '{"city":"Ulm"}')
     assert (rest[1]["call_id"], rest[1]["item_id"]) == ("call_1", "item_3")
     assert kinds(talk.events).count("response.output_item.added") == 2
+
+
+def test_text_after_a_call_in_one_chunk_is_new_when_the_call_is_generated_again() -> None:
+    """P4."""
+    talk, response_id = answering(make_call_chunk(0, "get_weather", '{"city":'))
+
+    talk.crash()
+    again = talk.advance(response_id, make_call_chunk(0, "get_weather", '{"ci'))
+    rest = Chunk(" Done.", 3, (ToolCallDelta(0, None, 'ty":"Ulm"}'),), usage=USAGE, finish_reason="stop")
+    events = talk.advance(response_id, rest)
+
+    call, said = events[-1]["response"]["output"]
+    assert again == []
+    assert (call["name"], call["arguments"]) == ("get_weather", '{"city":"Ulm"}')
+    assert said["content"][0]["text"] == " Done."
+    assert fold(talk.events) == wire_items(talk.dialogue)
 
 
 def test_a_call_that_comes_out_otherwise_fails_the_answer() -> None:

@@ -1,10 +1,6 @@
 """What a support person does in the console and what they find there, in its own words and roles."""
 
-from pathlib import Path
-
 from playwright.async_api import Locator, Page, expect
-
-AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 
 
 class Support:
@@ -53,16 +49,3 @@ class Support:
     async def position(self) -> float:
         """Where the scrubber is, in milliseconds."""
         return float(await self.scrubber.input_value())
-
-
-async def violations(page: Page) -> list[str]:
-    """What axe finds."""
-    assert AXE.exists(), "run npm install"
-    await page.add_script_tag(path=AXE)
-    found = await page.evaluate("async () => (await axe.run()).violations")
-    return [f"{v['impact']}: {v['id']}: {[n['html'] for n in v['nodes']]}" for v in found]
-
-
-async def assert_no_sideways_scroll(page: Page) -> None:
-    """Nothing is wider than the window."""
-    assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0

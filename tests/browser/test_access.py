@@ -1,18 +1,18 @@
 """Anyone can use the page: any width, light or dark, the keyboard alone, a screen reader."""
 
 import re
-from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, expect
 
+from tests.browser.accessibility import SIZES, assert_no_sideways_scroll, violations
 from tests.browser.conftest import ARTIFACTS, AWAY, Server, visit
 from tests.browser.link import link_to
 from tests.browser.person import Person
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+LOG = "[role=log]"
 FOCUSED = """() => {
   const node = document.activeElement;
   const { outlineStyle, outlineWidth } = getComputedStyle(node);
@@ -24,21 +24,7 @@ FOCUSED = """() => {
 }"""
 
 
-async def _assert_no_sideways_scroll(page: Page) -> None:
-    wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    inner = await page.evaluate("(log => log.scrollWidth - log.clientWidth)(document.querySelector('[role=log]'))")
-    assert (wide, inner) == (0, 0)
-
-
-async def _violations(page: Page) -> list[str]:
-    assert AXE.exists(), "run npm install"
-    await page.add_script_tag(path=AXE)
-    found = await page.evaluate("async () => (await axe.run()).violations")
-    return [f"{v['impact']}: {v['id']}: {[n['html'] for n in v['nodes']]}" for v in found]
-
-
-@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(320, 568), (360, 740), (768, 1024), (1440, 900), (2560, 1440)])
+@pytest.mark.parametrize(("width", "height", "is_dark"), SIZES)
 async def test_the_page_fits_and_is_kept_as_a_picture(
     browser: Browser, server: Server, width: int, height: int, is_dark: bool
 ) -> None:
@@ -47,7 +33,7 @@ async def test_the_page_fits_and_is_kept_as_a_picture(
     async with visit(browser, server.url, width=width, height=height, is_dark=is_dark) as page:
         person = Person(page)
         await person.wait_until_connected()
-        await _assert_no_sideways_scroll(page)
+        await assert_no_sideways_scroll(page, LOG)
         await page.screenshot(path=ARTIFACTS / f"{name}-welcome.png")
 
         first = await person.say("What would a very long word do here? " + "Donaudampfschifffahrt" * 6)
@@ -57,7 +43,7 @@ async def test_the_page_fits_and_is_kept_as_a_picture(
         await person.wait_until_speaking(speaking)
         await expect(speaking.locator(".words")).to_contain_text(re.compile(r"(\S+\s+){25}"))
 
-        await _assert_no_sideways_scroll(page)
+        await assert_no_sideways_scroll(page, LOG)
         await expect(person.box).to_be_in_viewport(ratio=1)
         await expect(person.stop).to_be_in_viewport(ratio=1)
         await page.screenshot(path=ARTIFACTS / f"{name}-speaking.png")
@@ -71,7 +57,7 @@ async def test_at_four_hundred_percent_everything_can_be_reached(browser: Browse
         answer = await person.say("Hello")
 
         await person.wait_until(answer, "completed")
-        await _assert_no_sideways_scroll(page)
+        await assert_no_sideways_scroll(page, LOG)
         await answer.locator(".meta").scroll_into_view_if_needed()
         await expect(answer.locator(".meta")).to_be_in_viewport()
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
@@ -144,14 +130,13 @@ async def test_a_screen_reader_hears_sentences_not_tokens(browser: Browser, serv
         await expect(page.locator("[role=status]").first).to_contain_text("Connected")
 
 
-@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("width", "is_dark"), [(360, False), (1280, True)], ids=["360-light", "1280-dark"])
 async def test_axe_finds_nothing(browser: Browser, server: Server, width: int, is_dark: bool) -> None:
     # Reduced motion: axe would measure the contrast of text that is still fading in.
     async with visit(browser, server.url, width=width, is_dark=is_dark, is_still=True, bypass_csp=True) as page:
         person = Person(page)
         await person.wait_until_connected()
-        assert await _violations(page) == []
+        assert await violations(page) == []
 
         await person.wait_until(await person.say("[tokens 12] Hello"), "completed")
         await person.wait_until(await person.say("[fail after 3] Hello"), "failed")
@@ -159,11 +144,11 @@ async def test_axe_finds_nothing(browser: Browser, server: Server, width: int, i
         await person.box.press("Enter")
         await expect(person.notice).not_to_be_empty()
         await person.box.fill("")
-        assert await _violations(page) == []
+        assert await violations(page) == []
 
         speaking = await person.say("[tokens 2000] Go on")
         await person.wait_until_speaking(speaking)
-        assert await _violations(page) == []
+        assert await violations(page) == []
 
 
 async def test_axe_finds_nothing_when_signing_in(browser: Browser, server: Server) -> None:
@@ -172,7 +157,7 @@ async def test_axe_finds_nothing_when_signing_in(browser: Browser, server: Serve
         await page.goto(server.url)
         await expect(page.get_by_label("Access token")).to_be_focused()
 
-        assert await _violations(page) == []
+        assert await violations(page) == []
 
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         await page.screenshot(path=ARTIFACTS / "light-1280-sign-in.png")
@@ -194,13 +179,13 @@ async def test_axe_finds_nothing_without_a_connection_and_in_a_tab_that_lost_its
         await person.box.fill("[echo said meanwhile]")
         await person.box.press("Enter")
         await expect(person.log.get_by_text("Waiting for the connection")).to_be_visible()
-        assert await _violations(page) == []
-        await _assert_no_sideways_scroll(page)
+        assert await violations(page) == []
+        await assert_no_sideways_scroll(page, LOG)
 
         await link.go_up()
         await person.wait_until(person.answers.nth(1), "completed")
         async with page.expect_popup():
             await page.evaluate("void window.open('/')")
         await expect(page.get_by_role("button", name="Take it back")).to_be_visible()
-        assert await _violations(page) == []
-        await _assert_no_sideways_scroll(page)
+        assert await violations(page) == []
+        await assert_no_sideways_scroll(page, LOG)

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from tests.browser.accessibility import assert_no_sideways_scroll, violations
 from tests.browser.conftest import ARTIFACTS, visit
 from tests.browser.stub_console import Stub, running_stub
 from tests.browser.stub_data import FULL, populate
-from tests.browser.support import Support, assert_no_sideways_scroll, violations
+from tests.browser.support import Support
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -56,8 +57,7 @@ async def settled(page: Page, place: str) -> Support:
     return support
 
 
-@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1600])
+@pytest.mark.parametrize(("width", "is_dark"), [(360, False), (1600, True)], ids=["360-light", "1600-dark"])
 @pytest.mark.parametrize("place", PLACES)
 async def test_axe_finds_nothing_and_every_page_fits(
     browser: Browser, stub: Stub, place: str, width: int, is_dark: bool

@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager
 import pytest
 from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
 
+from tests.browser.accessibility import SIZES, assert_no_sideways_scroll, violations
 from tests.browser.conftest import ARTIFACTS, AWAY, Server, visit
 from tests.browser.link import link_to
 from tests.browser.person import Person
 from tests.browser.rater import Thumbs
 from tests.browser.talk import ENDLESSLY, make_gaps, talk
-from tests.browser.test_access import _assert_no_sideways_scroll, _violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
+LOG = "[role=log]"
 SMALLEST_TARGET_PX = 44
 RECORD_SPOKEN = """() => {
   window.spoken = [];
@@ -179,13 +180,12 @@ async def test_a_finger_hits_every_control(browser: Browser, server: Server, wid
             box = await button.bounding_box()
             assert box is not None
             assert min(box["width"], box["height"]) >= SMALLEST_TARGET_PX, await button.text_content()
-        await _assert_no_sideways_scroll(page)
+        await assert_no_sideways_scroll(page, LOG)
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         await page.screenshot(path=ARTIFACTS / f"touch-{width}-rating.png")
 
 
-@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(320, 568), (360, 740), (768, 1024), (1440, 900), (2560, 1440)])
+@pytest.mark.parametrize(("width", "height", "is_dark"), SIZES)
 async def test_rating_fits_and_axe_finds_nothing(
     browser: Browser, server: Server, width: int, height: int, is_dark: bool
 ) -> None:
@@ -216,11 +216,11 @@ async def test_rating_fits_and_axe_finds_nothing(
         await thumbs.reason("Too long").click()
         await thumbs.comment.fill("It goes on and on.\nI asked for one sentence.")
         await expect(thumbs.progress).to_have_text("Saved")
-        await _assert_no_sideways_scroll(page)
+        await assert_no_sideways_scroll(page, LOG)
         await expect(thumbs.panel).to_be_in_viewport(ratio=1)
         await expect(thumbs.group).to_be_in_viewport(ratio=1)
         await page.screenshot(path=ARTIFACTS / f"{name}-streaming.png")
-        assert await _violations(page) == []
+        assert await violations(page) == []
 
         await person.stop.click()
         await thumbs.send.click()
@@ -230,6 +230,6 @@ async def test_rating_fits_and_axe_finds_nothing(
         await first.down.click()
         await expect(first.progress).to_have_text("Waiting for the connection")
         await first.comment.fill("é" * 2_001)
-        await _assert_no_sideways_scroll(page)
+        await assert_no_sideways_scroll(page, LOG)
         await page.screenshot(path=ARTIFACTS / f"{name}-waiting.png")
-        assert await _violations(page) == []
+        assert await violations(page) == []

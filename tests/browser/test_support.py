@@ -11,11 +11,12 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tests import services
+from tests.browser.accessibility import assert_no_sideways_scroll, violations
 from tests.browser.conftest import ARTIFACTS, AWAY, PATIENCE_MS, Server, visit
 from tests.browser.link import link_to
 from tests.browser.person import Person
 from tests.browser.rater import Thumbs
-from tests.browser.support import Support, assert_no_sideways_scroll, violations
+from tests.browser.support import Support
 from tests.end_to_end.client import open_client
 from tests.end_to_end.conftest import COMMON
 from tests.end_to_end.processes import FluemanProcess, running, token_of

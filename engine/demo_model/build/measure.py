@@ -46,8 +46,10 @@ def wrong_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
 ) -> list[tuple[Question, str]]:
     """The questions that were not answered right, each with what the model said."""
+    # A batch takes as long as its longest answer: the long ones go together.
+    questions = sorted(questions, key=lambda question: max(map(len, question.answers)))
     chats = [[{"role": "user", "content": question.text}] for question in questions]
-    answers = answer(model, tokenizer, chats, batch=64)
+    answers = answer(model, tokenizer, chats)
     return [
         (question, text)
         for question, (text, ended, _) in zip(questions, answers, strict=True)

@@ -170,14 +170,13 @@ async def test_a_conversation_of_another_is_as_unknown_as_one_that_never_was(nod
         assert (await client.ask("[echo undisturbed]"))["status"] == "completed"
 
 
-@pytest.mark.parametrize("number", ["-1", "1e3", "٣", "x", "9" * 40])
-async def test_a_number_that_is_none_is_named(nodes: Nodes, number: str) -> None:
-    url = f"ws://127.0.0.1:{nodes[0].port}/v1/realtime?conversation_id=conv_x&starting_after={quote(number)}"
+async def test_a_number_that_is_none_is_named(nodes: Nodes) -> None:
     headers = {"authorization": f"Bearer {token_of('mia')}"}
-    async with connect(url, additional_headers=headers, proxy=None) as socket:
-        error = json.loads(await socket.recv())["error"]
-        with pytest.raises(ConnectionClosed):
-            await socket.recv()
+    for number in ("-1", "1e3", "٣", "x", "9" * 40):
+        url = f"ws://127.0.0.1:{nodes[0].port}/v1/realtime?conversation_id=conv_x&starting_after={quote(number)}"
+        async with connect(url, additional_headers=headers, proxy=None) as socket:
+            error = json.loads(await socket.recv())["error"]
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
 
-    assert (error["code"], error["param"]) == ("invalid_value", "starting_after")
-    assert socket.close_code == 4000
+        assert (error["code"], error["param"], socket.close_code) == ("invalid_value", "starting_after", 4000), number

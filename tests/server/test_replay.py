@@ -322,8 +322,9 @@ async def test_a_stop_closes_viewers_at_once_for_another_node(tmp_path: Path) ->
         connection = watching(server, session_id)
         watcher = await connection.__aenter__()
         await watcher.next()
+        closed = asyncio.create_task(watcher.closed())
 
-    assert (await watcher.closed())[0] == 1012
+    assert (await closed)[0] == 1012
     await connection.__aexit__(None, None, None)
 
 

@@ -72,5 +72,6 @@ async def watching(
         ping_interval=None,
         proxy=None,
         open_timeout=WAIT_S,
+        close_timeout=1,
     ) as socket:
         yield Watcher(socket)

@@ -18,11 +18,12 @@ import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
-from sessions import redis_scripts
+from sessions import redis_revocations, redis_scripts
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
 from sessions.feedback import Feedback
 from sessions.lost_claims import LostClaims
 from sessions.redis_line import Command, RedisLine, Script
+from sessions.revocation import Revocation
 from sessions.store import (
     MAX_PART_BYTES,
     UNREADABLE,
@@ -115,10 +116,10 @@ class RedisStore:
         pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=timeout_s)
         connections: list[AbstractConnection] = [
             pool.make_connection()  # type: ignore[no-untyped-call]
-            for _ in range(2 + _NUM_SPARE_LINES)
+            for _ in range(3 + _NUM_SPARE_LINES)
         ]
         self._lines = [RedisLine(connection, timeout_s) for connection in connections]
-        self._append_line, self._take_line, *spare_lines = self._lines
+        self._append_line, self._take_line, self._revoked_line, *spare_lines = self._lines
         self._spare_lines: asyncio.LifoQueue[RedisLine] = asyncio.LifoQueue()
         for line in spare_lines:
             self._spare_lines.put_nowait(line)
@@ -396,6 +397,13 @@ class RedisStore:
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
         oldest_ms = min((int(entries[0][0].partition(b"-")[0]) for entries in replies[1::3] if entries), default=now_ms)
         return OutboxLag(pending=sum(replies[::3]), oldest_s=max(0, now_ms - oldest_ms) / 1000, dead=sum(replies[2::3]))
+
+    async def revoke(self, revocation: Revocation) -> None:
+        async with self._line() as line:
+            await redis_revocations.revoke(line, revocation)
+
+    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+        return await redis_revocations.revocations(self._revoked_line, after, wait_s)
 
     async def _oldest_dead(self, limit: int) -> list[tuple[str, bytes, dict[bytes, bytes]]]:
         """The outbox, id and fields of each."""

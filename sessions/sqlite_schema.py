@@ -76,6 +76,12 @@ CREATE TABLE IF NOT EXISTS dead_letters (
   num_deliveries INTEGER NOT NULL,
   buried_ms INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS revocations (
+  id INTEGER PRIMARY KEY,
+  kept_until_s INTEGER NOT NULL,
+  revocation BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS revocations_due ON revocations (kept_until_s);
 """
 )
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
+from sessions import sqlite_revocations
 from sessions import sqlite_transactions as transactions
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
 from sessions.feedback import Feedback
 from sessions.lost_claims import LostClaims
+from sessions.revocation import Revocation
 from sessions.sqlite_schema import open_database
 from sessions.store import (
     Append,
@@ -57,6 +59,7 @@ class SqliteStore:
         self._retention_ms = max(1, int(retention_s * 1000))
         self._timeout_s = timeout_s
         self._arrival = asyncio.Event()
+        self._is_revoked = asyncio.Event()
         self._lease_ms: dict[str, int] = {}
         self._lost_claims = LostClaims()
 
@@ -215,6 +218,22 @@ class SqliteStore:
 
     async def lag(self) -> OutboxLag:
         return await self._run(transactions.lag, _now_ms())
+
+    async def revoke(self, revocation: Revocation) -> None:
+        await self._run(sqlite_revocations.revoke, revocation, time.time_ns() // 1000)
+        self._is_revoked.set()
+
+    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+        self._is_revoked.clear()
+        found, mark = await self._run(sqlite_revocations.revocations, after)
+        if found or wait_s <= 0:
+            return found, mark
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._is_revoked.wait()
+        except TimeoutError:
+            return [], mark
+        return await self._run(sqlite_revocations.revocations, mark)
 
     def _claimer(self, owner: str) -> transactions.Claimer:
         return transactions.Claimer(owner, self._lease_ms.get(owner, 0), _now_ms())

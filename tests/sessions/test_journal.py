@@ -17,6 +17,7 @@ from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.feedback import Feedback
 from sessions.journal import Journal
 from sessions.records import TurnRecord, encode_record
+from sessions.revocation import Revocation
 from sessions.server_events import InputAudioCleared, encode_event
 from sessions.store import (
     Append,
@@ -159,6 +160,11 @@ class FakeStore:
 
     async def revive(self, limit: int) -> int:
         return 0
+
+    async def revoke(self, revocation: Revocation) -> None: ...
+
+    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+        return [], after
 
     async def lag(self) -> OutboxLag:
         return OutboxLag(0, 0.0, 0)

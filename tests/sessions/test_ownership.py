@@ -1,20 +1,16 @@
 """Both stores keep the same promises about whose a session is: P3, P4. Leases, takeover, and stores that came back empty or older."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from sessions.errors import SessionNotFound
-from sessions.redis_store import RedisStore
 from sessions.store import MAX_PART_BYTES, Append, DeadLetter, PlacedItem, Store
 from tests.sessions.stores import (
     FIRST_EPOCH,
     OTHER,
     SESSION,
     Backup,
-    RedisBackup,
-    SqliteBackup,
     adopt_when_lapsed,
     make_append,
     make_meta,
@@ -22,14 +18,6 @@ from tests.sessions.stores import (
     read_events,
     take_records,
 )
-
-
-@pytest.fixture
-def backup(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> Backup:
-    """Of the store of the test."""
-    if isinstance(store, RedisStore):
-        return RedisBackup(request.getfixturevalue("own_redis").url)
-    return SqliteBackup(tmp_path / "sessions.sqlite")
 
 
 async def restore(

@@ -20,6 +20,7 @@ from server.api.feedback import feedback_routes
 from server.api.me import me_routes
 from server.api.notes import note_routes
 from server.api.overview import overview_routes
+from server.api.revocations import revocation_routes
 from server.api.session import whole_session_routes
 from server.api.sessions import session_routes
 from server.health import Health, health_routes
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> Starlette:
         *note_routes(),
         *overview_routes(),
         *audit_routes(),
+        *revocation_routes(),
         *health_routes(_health_of),
         *([] if settings.is_production else dev_token_routes()),
         *page_routes(),

@@ -19,6 +19,7 @@ from server.tokens import AuthError as AuthError
 Role = Literal["user", "support", "admin"]
 Clock = Callable[[], float]
 Verifier = Callable[[str], "Principal"]
+Check = Callable[["Principal"], None]
 
 CLIENT_SECRET_PREFIX = "ek_"  # noqa: S105
 CLIENT_SECRET_TYPE = "ek+jwt"  # noqa: S105
@@ -47,8 +48,8 @@ _CREDENTIAL_PARAMETERS = frozenset(
 class Principal(Struct, frozen=True):
     """Who is asking, as an accepted token says. `expires_at`: seconds since the epoch when the authority ends.
 
-    `token_id` and `parent_token_id` (of a client secret: the token that minted it) are what a revocation names. `session_config` is the
-    JSON of the session that a client secret carries.
+    A revocation names `token_id` or `parent_token_id` (of a client secret: the token that minted it), or the subject and `issued_at` (of a
+    client secret: its parent's). `session_config` is the JSON of the session that a client secret carries.
     """
 
     subject: str
@@ -57,6 +58,7 @@ class Principal(Struct, frozen=True):
     client_id: str
     expires_at: int
     token_id: str
+    issued_at: int
     parent_token_id: str | None = None
     session_config: bytes | None = None
 
@@ -147,7 +149,7 @@ class Authenticator:
     """Turns a token into a `Principal`.
 
     `secret` verifies the HS algorithms among `algorithms`, `keys` the others, never the other way round: a public key is no HMAC secret.
-    `client_secrets` verifies `ek_` tokens.
+    `client_secrets` verifies `ek_` tokens. `check` has the last word on a principal: it raises `AuthError` for one that is revoked.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Authenticator:
         audience: str,
         max_ttl_s: float,
         client_secrets: Verifier | None = None,
+        check: Check = lambda _: None,
         clock: Clock = time.time,
     ) -> None:
         self._secret_algorithms = (
@@ -174,12 +177,15 @@ class Authenticator:
         self._audience = audience
         self._max_ttl_s = max_ttl_s
         self._client_secrets = client_secrets
+        self._check = check
         self._clock = clock
 
     async def authenticate(self, token: str) -> Principal:
         """The principal of a JWT or a client secret; `AuthError` says why there is none."""
         if token.startswith(CLIENT_SECRET_PREFIX) and self._client_secrets is not None:
-            return self._client_secrets(token)
+            principal = self._client_secrets(token)
+            self._check(principal)
+            return principal
         return await self.authenticate_jwt(token)
 
     async def authenticate_jwt(self, token: str) -> Principal:
@@ -199,15 +205,18 @@ class Authenticator:
             token_id = claimed_name(claims, "jti") if "jti" in claims else hashlib.sha256(token.encode()).hexdigest()
         else:
             raise invalid_token("The token's algorithm is not accepted.")
-        expires_at = check_times(claims, max_ttl_s=self._max_ttl_s, now=self._clock())
-        return Principal(
+        life = check_times(claims, max_ttl_s=self._max_ttl_s, now=self._clock())
+        principal = Principal(
             subject=claimed_name(claims, "sub"),
             role=_role(claims),
             scopes=claimed_scopes(claims),
             client_id=claimed_name(claims, "client", default="default"),
-            expires_at=expires_at,
+            expires_at=life.expires_at,
             token_id=token_id,
+            issued_at=life.issued_at,
         )
+        self._check(principal)
+        return principal
 
     async def _decode_by_public_key(
         self, token: str, header: Mapping[str, object], algorithm: str

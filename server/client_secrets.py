@@ -70,6 +70,7 @@ class ClientSecrets:
             "exp": expires_at,
             "jti": secrets.token_urlsafe(16),
             "parent": principal.token_id,
+            "parent_iat": principal.issued_at,
             "parent_exp": principal.expires_at,
             "session": msgspec.Raw(session),
         }
@@ -86,21 +87,23 @@ class ClientSecrets:
         if header.get("typ") != CLIENT_SECRET_TYPE or header.get("alg") != "HS256":
             raise invalid_token("This is not a client secret.")
         claims = decode(token, self._key, "HS256", issuer=self._issuer, audience=self._audience)
-        check_times(claims, max_ttl_s=MAX_TTL_S, now=self._clock())
+        life = check_times(claims, max_ttl_s=MAX_TTL_S, now=self._clock())
         return Principal(
             subject=claimed_name(claims, "sub"),
             role="user",
             scopes=claimed_scopes(claims),
             client_id=claimed_name(claims, "client"),
-            expires_at=_parent_end(claims),
+            expires_at=_seconds_of(claims, "parent_exp"),
             token_id=claimed_name(claims, "jti"),
+            # The release before this one wrote no `parent_iat`.
+            issued_at=_seconds_of(claims, "parent_iat", default=life.issued_at),
             parent_token_id=claimed_name(claims, "parent"),
             session_config=msgspec.json.encode(claims.get("session")),
         )
 
 
-def _parent_end(claims: dict[str, object]) -> int:
-    value = claims.get("parent_exp")
+def _seconds_of(claims: dict[str, object], claim: str, *, default: int | None = None) -> int:
+    value = claims.get(claim, default)
     if type(value) is not int:
         raise invalid_token("The client secret is malformed.")
     return value

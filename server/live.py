@@ -150,7 +150,9 @@ class LiveSession:
         self._wait_for_return()
 
     def expire_at(self, when_s: float, *, code: int, reason: str) -> None:
-        """Close the connection at that time of the event loop's clock."""
+        """Close the connection at that time of the event loop's clock, unless it is about to be closed."""
+        if self._is_dropped:
+            return
         if self._expiry is not None:
             self._expiry.cancel()
         loop = asyncio.get_running_loop()

@@ -21,6 +21,7 @@ from server.node import NodeFull
 from server.player import Asked
 from server.problems import auth_problem_response, problem_response
 from server.replay import ReplayVisit, asked_replay
+from server.revocations import REASON
 from server.services import Services, services_of
 from server.throttle import Throttle
 from server.upgrade import Entry
@@ -39,6 +40,7 @@ CLOSE_BUG = 1011
 CLOSE_UNAUTHENTICATED = 3000
 CLOSE_BAD_REQUEST = 4000
 CLOSE_TOKEN_EXPIRED = 4401
+REVOKED_GRACE_S = 1.0
 MAX_SEQUENCE_DIGITS = 15
 MAX_ID_CHARS = 64
 
@@ -144,6 +146,7 @@ class Visit:
             _log.info("session.opened", session_id=session.session_id, user_id=user_id, client_id=client_id)
             session.begin()
         _set_expiry(session, self._services, principal)
+        self._services.revocations.watch(self, msgspec.structs.replace(principal, session_config=None))
         self._protocol.attach(self)
 
     def received_text(self, text: str) -> None:
@@ -182,6 +185,14 @@ class Visit:
         if self._session is not None:
             self._session.wake()
 
+    def revoked(self) -> None:
+        """The client's token is not accepted any more: its session here ends as when the token does."""
+        loop = asyncio.get_running_loop()
+        if self._session is not None:
+            self._session.expire_at(loop.time(), code=CLOSE_TOKEN_EXPIRED, reason=REASON)
+        # Whatever keeps the session from saying so: a store that is away, a client that does not read.
+        loop.call_later(REVOKED_GRACE_S, self._protocol.close, CLOSE_TOKEN_EXPIRED, REASON)
+
     def stop(self) -> None:
         """The server stops: what is being answered may end first."""
         if self._services is not None:
@@ -195,6 +206,7 @@ class Visit:
         if services is None:
             return
         services.admission.release(user_id=self._user_id, address=self._address)
+        services.revocations.unwatch(self)
         if self._timer is not None:
             self._timer.cancel()
         session, self._session = self._session, None

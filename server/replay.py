@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 import structlog
+from msgspec import structs
 from starlette.websockets import WebSocket
 
 from server.api.subject import audited, find_subject
@@ -15,6 +16,7 @@ from server.auth import Principal
 from server.live import CLOSE_RESTARTING
 from server.node import NodeFull
 from server.player import CLOSE_BUG, Asked, Player
+from server.revocations import REASON
 from server.services import Services
 from server.throttle import Throttle
 from server.upgrade import Entry
@@ -123,6 +125,7 @@ class ReplayVisit:
             loop.call_later(left_s, self._protocol.close, CLOSE_TOKEN_EXPIRED, "Your token has expired.")
         )
         self._task = services.node.start(player.run())
+        services.revocations.watch(self, structs.replace(principal, session_config=None))
         self._protocol.attach(self)
 
     def received_text(self, text: str) -> None:
@@ -155,6 +158,10 @@ class ReplayVisit:
         if self._player is not None:
             self._player.wake()
 
+    def revoked(self) -> None:
+        """The viewer's token is not accepted any more."""
+        self._protocol.close(CLOSE_TOKEN_EXPIRED, REASON)
+
     def stop(self) -> None:
         """The server stops: there is nothing to wait for."""
         if self._services is not None:
@@ -167,6 +174,7 @@ class ReplayVisit:
         if services is None:
             return
         services.admission.release(user_id=self._user_id, address=self._address)
+        services.revocations.unwatch(self)
         for timer in self._timers:
             timer.cancel()
         self._player = None

@@ -73,13 +73,15 @@ def _operator() -> Principal:
     except (OSError, KeyError):
         # A container's user may have no name.
         name = str(os.getuid())
+    now = int(time.time())
     return Principal(
         subject=f"cli:{name}",
         role="admin",
         scopes=frozenset(),
         client_id="cli",
-        expires_at=int(time.time()),
+        expires_at=now,
         token_id="cli",  # noqa: S106
+        issued_at=now,
     )
 
 

@@ -17,6 +17,7 @@ from server.development_tokens import DevelopmentTokens
 from server.health import Health
 from server.node import Node
 from server.request_log import RequestLog
+from server.revocations import Revocations
 from server.websocket_protocol import ConnectionLimits
 from sessions.store import Store
 
@@ -36,6 +37,7 @@ class Services(Struct, frozen=True):
 
     node: Node
     authenticator: Authenticator
+    revocations: Revocations
     client_secrets: ClientSecrets | None
     development_tokens: DevelopmentTokens | None
     admission: Admission

@@ -8,6 +8,7 @@ checked here.
 import re
 import secrets
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jwt
 
@@ -94,8 +95,15 @@ def decode(token: str, key: bytes | jwt.PyJWK, algorithm: str, *, issuer: str, a
     return claims
 
 
-def check_times(claims: Mapping[str, object], *, max_ttl_s: float, now: float) -> int:
-    """The token's `exp`, when it holds now; `AuthError` when it is over, not begun, too long, or not in whole seconds."""
+class Life(NamedTuple):
+    """A token's `iat` and `exp`, in seconds since the epoch."""
+
+    issued_at: int
+    expires_at: int
+
+
+def check_times(claims: Mapping[str, object], *, max_ttl_s: float, now: float) -> Life:
+    """The token's life, when it holds now; `AuthError` when it is over, not begun, too long, or not in whole seconds."""
     issued_at, expires_at, not_before = (_seconds(claims, name) for name in ("iat", "exp", "nbf"))
     assert issued_at is not None
     assert expires_at is not None
@@ -105,7 +113,7 @@ def check_times(claims: Mapping[str, object], *, max_ttl_s: float, now: float) -
         raise AuthError("token_expired", "The token has expired.")
     if now < issued_at - LEEWAY_S or (not_before is not None and now < not_before - LEEWAY_S):
         raise invalid_token("The token is not valid yet.")
-    return expires_at
+    return Life(issued_at, expires_at)
 
 
 def _seconds(claims: Mapping[str, object], name: str) -> int | None:
@@ -120,14 +128,14 @@ def _seconds(claims: Mapping[str, object], name: str) -> int | None:
 def claimed_name(claims: Mapping[str, object], claim: str, *, default: str | None = None) -> str:
     """A claim that is a short printable text: no control, bidi or half characters, since it goes to logs and stores."""
     value = claims.get(claim, default)
-    if (
-        not isinstance(value, str)
-        or not 0 < len(value) <= MAX_NAME_CHARS
-        or not value.isprintable()
-        or value != value.strip()
-    ):
+    if not isinstance(value, str) or not is_name(value):
         raise invalid_token(f"The token's {claim} is missing or malformed.")
     return value
+
+
+def is_name(value: str) -> bool:
+    """Whether a claim that names something may have that value."""
+    return 0 < len(value) <= MAX_NAME_CHARS and value.isprintable() and value == value.strip()
 
 
 def claimed_scopes(claims: Mapping[str, object]) -> frozenset[str]:

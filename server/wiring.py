@@ -21,7 +21,7 @@ from server.access import Access, AuditTrail
 from server.admission import Admission
 from server.auth import Authenticator
 from server.background import Worker, running, running_beside, running_writer, settle
-from server.client_secrets import ClientSecrets
+from server.client_secrets import MAX_TTL_S, ClientSecrets
 from server.development_tokens import DevelopmentTokens
 from server.health import Check, Health
 from server.identifiers import new_id
@@ -29,6 +29,7 @@ from server.jwks import open_jwks
 from server.model_version import model_version
 from server.node import Node
 from server.request_log import RequestLog
+from server.revocations import Revocations
 from server.services import EventLimits, Services
 from server.settings import Settings
 from server.webhook import announcing, make_deliverer
@@ -70,7 +71,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         journal = Journal(store, now_ms=now_ms, patience_s=settings.store_patience_s)
         requests = RequestLog(store)
         checks["journal"] = _failure_check(journal.failure)
-        await stack.enter_async_context(running(journal.run(), requests.run()))
+        revocations = Revocations(store, longest_s=max(settings.jwt_max_ttl_s, MAX_TTL_S))
+        # Before anyone is let in.
+        await revocations.load()
+        await stack.enter_async_context(running(journal.run(), requests.run(), revocations.follow()))
         answers = asyncio.TaskGroup()
         node = Node(
             store=store,
@@ -92,6 +96,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             settings,
             stack,
             node=node,
+            revocations=revocations,
             requests=requests,
             checks=checks,
             store=store,
@@ -192,6 +197,7 @@ async def _services(
     stack: AsyncExitStack,
     *,
     node: Node,
+    revocations: Revocations,
     requests: RequestLog,
     checks: dict[str, Check],
     store: Store,
@@ -225,7 +231,9 @@ async def _services(
             audience=settings.jwt_audience,
             max_ttl_s=settings.jwt_max_ttl_s,
             client_secrets=client_secrets.verify if client_secrets else None,
+            check=revocations.check,
         ),
+        revocations=revocations,
         client_secrets=client_secrets,
         development_tokens=_development_tokens(settings),
         admission=Admission(

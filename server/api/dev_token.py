@@ -45,8 +45,8 @@ async def _create(request: Request) -> Response:
         token = services.development_tokens.mint(wish.role)
         return answer({"value": token.value, "expires_at": token.expires_at, "model": services.served_model})
     assert services.client_secrets is not None
-    expires_at = int(time.time()) + LIFE_S
-    principal = Principal("developer", "user", frozenset(), "page", expires_at, "dev")
+    now = int(time.time())
+    principal = Principal("developer", "user", frozenset(), "page", now + LIFE_S, "dev", now)
     secret = services.client_secrets.mint(principal, b'{"type":"realtime"}', ttl_s=TTL_S)
     return answer({"value": secret.value, "expires_at": secret.expires_at, "model": services.served_model})
 

@@ -13,7 +13,7 @@ const LONGEST_DELAY_MS = 10_000;
 const PASSING = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1015]);
 const BUSY = 1013;
 
-/** Invalid key, and a token that expired during the session. */
+/** Invalid key, and a token that expired or was revoked during the session. */
 const TOKEN_REFUSED = new Set([3000, 4401]);
 
 const BAD_REQUEST = 4000;

@@ -170,6 +170,12 @@ TABLE: Mapping[tuple[str, str], list[Line]] = {
     ("POST", "/v1/sessions/{session_id}/notes"): [Line(staff_who_see(201), "/v1/sessions/{session_id}/notes", NOTE)],
     ("GET", "/v1/overview"): [Line(staff(), "/v1/overview")],
     ("GET", "/v1/audit"): [Line(admins(), "/v1/audit")],
+    ("POST", "/v1/revocations"): [
+        # What is not the caller's own is for admins. No role revokes all of its own here: the next cells would be refused.
+        Line(admins(201), "/v1/revocations", {"token_id": "no-token-of-this-table"}),
+        Line(admins(201), "/v1/revocations", {"user_id": "nobody-of-this-table"}),
+        Line(anyone(201), "/v1/revocations", {}),
+    ],
     ("GET", "/v1/feedback"): [Line(anyone(), "/v1/feedback")],
     ("POST", "/v1/feedback"): [Line(who_see(201), "/v1/feedback", RATING)],
     ("DELETE", "/v1/feedback/{feedback_id}"): [Line(owners(200), "/v1/feedback/{feedback_id}")],
@@ -215,10 +221,10 @@ class House(Struct, frozen=True):
     url: str
     client: httpx.Client
     sessions: Mapping[tuple[Role, Owner], str]
-    secrets: Mapping[Role, str]
 
     def bearer(self, role: Role) -> str | None:
-        return self.secrets.get(role) or bearer(role)
+        """A new one each time: some cells revoke it."""
+        return _secret(self.client, role) if role in SECRETS else bearer(role)
 
     def ask(self, method: str, line: Line, role: Role, owner: Owner) -> httpx.Response | int:
         """The answer, or the status of an upgrade."""
@@ -283,7 +289,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     try:
         url = f"http://127.0.0.1:{service.port}"
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
-            built = House(url, client, sessions, {role: _secret(client, role) for role in SECRETS})
+            built = House(url, client, sessions)
             _wait_until_stored(built)
             yield built
     finally:

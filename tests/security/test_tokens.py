@@ -139,7 +139,7 @@ async def test_a_client_secret_opens_its_session_and_only_realtime_is_echoed(tar
 
 
 async def test_an_expired_client_secret_is_refused(target: Target) -> None:
-    principal = Principal("mia", "user", frozenset(), "c", int(time.time()) + 600, "t")
+    principal = Principal("mia", "user", frozenset(), "c", int(time.time()) + 600, "t", int(time.time()))
     stolen = target.client_secret(principal, ttl_s=60, ago_s=600)
 
     with pytest.raises(InvalidStatus) as refused:
@@ -150,7 +150,7 @@ async def test_an_expired_client_secret_is_refused(target: Target) -> None:
 
 
 async def test_a_client_secret_mints_no_other(target: Target) -> None:
-    principal = Principal("mia", "admin", frozenset(), "c", int(time.time()) + 600, "t")
+    principal = Principal("mia", "admin", frozenset(), "c", int(time.time()) + 600, "t", int(time.time()))
     secret = target.client_secret(principal, ttl_s=60)
 
     async with httpx.AsyncClient() as client:

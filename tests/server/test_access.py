@@ -21,7 +21,7 @@ ACCESS = Access(private_clients=frozenset({"clinic", "*"}))
 def make_principal(
     subject: str = "ann", role: Role = "support", *, client_id: str = "lobby", scopes: Sequence[str] = ()
 ) -> Principal:
-    return Principal(subject, role, frozenset(scopes), client_id, 2_000_000_000, "token")
+    return Principal(subject, role, frozenset(scopes), client_id, 2_000_000_000, "token", 1_000_000_000)
 
 
 def sees(principal: Principal, client_id: str, user_id: str = "mia") -> bool:

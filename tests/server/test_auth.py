@@ -96,6 +96,7 @@ async def test_a_good_token_becomes_a_principal() -> None:
         client_id="lobby",
         expires_at=NOW + 600,
         token_id="t1",
+        issued_at=NOW,
     )
 
 
@@ -494,7 +495,13 @@ def test_production_has_no_pages_of_its_own() -> None:
 
 
 PRINCIPAL = Principal(
-    subject="mia", role="user", scopes=frozenset({"s"}), client_id="lobby", expires_at=NOW + 3_600, token_id="t1"
+    subject="mia",
+    role="user",
+    scopes=frozenset({"s"}),
+    client_id="lobby",
+    expires_at=NOW + 3_600,
+    token_id="t1",
+    issued_at=NOW - 7,
 )
 
 
@@ -515,13 +522,14 @@ async def test_a_client_secret_speaks_for_its_user_with_its_session() -> None:
         principal.expires_at == NOW + 3_600
     )  # a session outlives the secret that opened it, not the token that minted it
     assert (principal.parent_token_id, principal.token_id != "t1") == ("t1", True)
+    assert (
+        principal.issued_at == PRINCIPAL.issued_at
+    )  # what was issued to a user up to then includes what it minted since
     assert json.loads(principal.session_config or b"") == {"type": "realtime", "instructions": "é"}
 
 
 async def test_a_client_secret_of_staff_has_no_power_of_staff() -> None:
-    staff = Principal(
-        subject="a", role="admin", scopes=frozenset({"export"}), client_id="c", expires_at=NOW + 60, token_id="t"
-    )
+    staff = Principal("a", "admin", frozenset({"export"}), "c", expires_at=NOW + 60, token_id="t", issued_at=NOW)
 
     principal = await make_authenticator().authenticate(CLIENT_SECRETS.mint(staff, b"{}", ttl_s=600).value)
 
@@ -529,7 +537,7 @@ async def test_a_client_secret_of_staff_has_no_power_of_staff() -> None:
 
 
 async def test_a_client_secret_ends_with_its_token_at_the_latest() -> None:
-    short = Principal(subject="a", role="user", scopes=frozenset(), client_id="c", expires_at=NOW + 30, token_id="t")
+    short = Principal("a", "user", frozenset(), "c", expires_at=NOW + 30, token_id="t", issued_at=NOW)
 
     assert CLIENT_SECRETS.mint(short, b"{}", ttl_s=600).expires_at == NOW + 30
 
@@ -555,6 +563,18 @@ async def test_a_client_secret_is_no_access_token_and_the_other_way_round() -> N
     await refused(
         "ek_" + signed(claims(aud="flueman/client_secrets", parent="t", parent_exp=NOW + 60, client="c"), typ="ek+jwt")
     )
+
+
+async def test_a_client_secret_of_the_release_before_is_as_old_as_itself() -> None:
+    """It does not say how old the token is that minted it."""
+    wanted: dict[str, object] = {"aud": "flueman/client_secrets", "client": "c", "parent": "t1", "parent_exp": NOW + 60}
+    old, malformed = (
+        "ek_" + signed(claims(**wanted, iat=NOW - 3, **more), CLIENT_SECRETS._key, typ="ek+jwt")
+        for more in ({}, {"parent_iat": "0"})
+    )
+
+    assert (await make_authenticator().authenticate(old)).issued_at == NOW - 3
+    await refused(malformed)
 
 
 async def test_a_client_secret_of_another_key_is_refused() -> None:

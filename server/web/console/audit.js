@@ -21,6 +21,7 @@ const ACTIONS = [
   ["feedback.list", "Listed feedback"],
   ["feedback.review", "Reviewed an answer"],
   ["note.create", "Wrote a note"],
+  ["token.revoke", "Revoked a token"],
   ["overview.read", "Read the overview"],
   ["audit.read", "Read this log"],
 ];

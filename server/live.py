@@ -20,6 +20,7 @@ from sessions.client_events import (
     ItemCreate,
     RefusedEvent,
     ResponseCreate,
+    SessionUpdate,
     decode_client_event,
 )
 from sessions.dialogue import Dialogue, EndReason
@@ -74,6 +75,7 @@ class LiveSession:
         "epoch",
         "meta",
         "on_room",
+        "on_update",
     )
 
     def __init__(self, node: "Node", dialogue: Dialogue, *, meta: SessionMeta, epoch: str, feed: Feed) -> None:
@@ -94,6 +96,8 @@ class LiveSession:
         self.epoch = epoch
         # Called once, after the next commit; who waits for room then looks again.
         self.on_room: Callable[[], None] | None = None
+        # Sees each session.update first; whether it takes it, and answers it by and by.
+        self.on_update: Callable[[SessionUpdate], bool] | None = None
 
     @property
     def session_id(self) -> str:
@@ -138,7 +142,7 @@ class LiveSession:
             return
         self._stop_timers()
         self._feed.detach()
-        self.on_room = None
+        self.on_room = self.on_update = None
         self.wake()
         if self not in self._node:
             return
@@ -168,6 +172,8 @@ class LiveSession:
             self._apply(self._dialogue.refuse(refused))
             return 0
         if isinstance(event, _Recorded) and self._refuses(event):
+            return 0
+        if isinstance(event, SessionUpdate) and self.on_update is not None and self.on_update(event):
             return 0
         return self._apply(self._dialogue.receive(event, self._node.now_ms()))
 
@@ -213,6 +219,16 @@ class LiveSession:
             self._room = asyncio.Event()
         self._room.clear()
         await self._room.wait()
+
+    def report(self, error: WireError) -> None:
+        """Tell the client of a mistake; the session goes on."""
+        if not self._is_dropped:
+            self._apply(self._dialogue.report(error))
+
+    def tell_update(self) -> None:
+        """Answer an update that was taken by `on_update`."""
+        if not self._is_dropped:
+            self._apply(self._dialogue.tell_update())
 
     def reject(self, error: WireError, code: int) -> None:
         """Tell the client of a mistake that ends its connection."""
@@ -340,7 +356,7 @@ class LiveSession:
     def _leave(self) -> None:
         self._stop_timers()
         self._feed.detach()
-        self.on_room = None
+        self.on_room = self.on_update = None
         self.wake()
 
     def _wait_for_return(self) -> None:

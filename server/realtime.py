@@ -20,14 +20,17 @@ from server.live import CLOSE_RESTARTING, CLOSE_TRY_AGAIN, LiveSession
 from server.node import NodeFull
 from server.player import Asked
 from server.problems import auth_problem_response, problem_response
+from server.renewal import Renewal
 from server.replay import ReplayVisit, asked_replay
 from server.revocations import REASON
 from server.services import Services, services_of
 from server.throttle import Throttle
 from server.upgrade import Entry
 from server.websocket_protocol import EXTENSION, RETRY_AFTER_S, FluemanWebSocketProtocol
+from sessions.client_events import SessionUpdate
 from sessions.config import SessionConfig, merge, parse_session_patch
 from sessions.errors import SessionNotFound, StoreUnavailable
+from sessions.new_token import brings_token
 from sessions.server_events import ErrorEvent, encode_event
 from sessions.wire_errors import BadEvent, WireError
 
@@ -106,7 +109,18 @@ class Return(Struct, frozen=True):
 class Visit:
     """A connection and its session, tied: what the one reads goes to the other until either ends. A receiver of the WebSocket protocol."""
 
-    __slots__ = ("_address", "_entry", "_protocol", "_services", "_session", "_throttle", "_timer", "_user_id")
+    __slots__ = (
+        "_address",
+        "_ends_s",
+        "_entry",
+        "_protocol",
+        "_renewal",
+        "_services",
+        "_session",
+        "_throttle",
+        "_timer",
+        "_user_id",
+    )
 
     def __init__(
         self, services: Services, entry: Entry, user_id: str, address: str, protocol: FluemanWebSocketProtocol
@@ -121,6 +135,8 @@ class Visit:
         self._throttle = Throttle(limits.events_per_s, limits.events_burst, limits.events_burst, now_s)
         self._session: LiveSession | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._renewal: Renewal | None = None
+        self._ends_s = now_s + services.max_session_s
 
     async def open(
         self, websocket: WebSocket, asked: SessionConfig | Return, principal: Principal, subprotocol: str | None
@@ -145,8 +161,8 @@ class Visit:
         else:
             _log.info("session.opened", session_id=session.session_id, user_id=user_id, client_id=client_id)
             session.begin()
-        _set_expiry(session, self._services, principal)
-        self._services.revocations.watch(self, msgspec.structs.replace(principal, session_config=None))
+        session.on_update = self._renew
+        self._live_by(principal)
         self._protocol.attach(self)
 
     def received_text(self, text: str) -> None:
@@ -188,6 +204,8 @@ class Visit:
     def revoked(self) -> None:
         """The client's token is not accepted any more: its session here ends as when the token does."""
         loop = asyncio.get_running_loop()
+        if self._renewal is not None:
+            self._renewal.stop()
         if self._session is not None:
             self._session.expire_at(loop.time(), code=CLOSE_TOKEN_EXPIRED, reason=REASON)
         # Whatever keeps the session from saying so: a store that is away, a client that does not read.
@@ -209,10 +227,35 @@ class Visit:
         services.revocations.unwatch(self)
         if self._timer is not None:
             self._timer.cancel()
+        if self._renewal is not None:
+            self._renewal.stop()
         session, self._session = self._session, None
         if session is not None:
             session.lost(self._protocol, by_choice=self._protocol.client_code == CLOSE_NORMAL)
         self._entry.close(status)
+
+    def _live_by(self, principal: Principal) -> None:
+        """The connection is open until this principal's token ends or is revoked, and no longer than any may be."""
+        session, services = self._session, self._services
+        if session is None or services is None:
+            return
+        token_ends_s = asyncio.get_running_loop().time() + principal.expires_at - time.time()
+        if token_ends_s < self._ends_s:
+            session.expire_at(token_ends_s, code=CLOSE_TOKEN_EXPIRED, reason="Your token has expired.")
+        else:
+            minutes = round(services.max_session_s / 60)
+            reason = f"Your session hit the maximum duration of {minutes} minutes."
+            session.expire_at(self._ends_s, code=CLOSE_SESSION_OVER, reason=reason)
+        services.revocations.watch(self, msgspec.structs.replace(principal, session_config=None))
+
+    def _renew(self, event: SessionUpdate) -> bool:
+        """Whether the client brings a new token, which takes the old one's place once it is checked."""
+        if self._session is None or self._services is None or not brings_token(event.session):
+            return False
+        if self._renewal is None:
+            self._renewal = Renewal(self._services, self._session, self._live_by)
+        self._renewal.add(event)
+        return True
 
     def _end_throttle(self) -> None:
         self._timer = None
@@ -257,17 +300,6 @@ def _config(websocket: WebSocket, services: Services, principal: Principal) -> S
     if model is None:
         raise BadEvent("invalid_model", f"The model {asked[:64]!r} is not served here.", "model")
     return msgspec.structs.replace(config, model=model)
-
-
-def _set_expiry(session: LiveSession, services: Services, principal: Principal) -> None:
-    now_s = asyncio.get_running_loop().time()
-    token_left_s = principal.expires_at - time.time()
-    if token_left_s < services.max_session_s:
-        session.expire_at(now_s + token_left_s, code=CLOSE_TOKEN_EXPIRED, reason="Your token has expired.")
-        return
-    minutes = round(services.max_session_s / 60)
-    reason = f"Your session hit the maximum duration of {minutes} minutes."
-    session.expire_at(now_s + services.max_session_s, code=CLOSE_SESSION_OVER, reason=reason)
 
 
 async def _refuse_in_band(websocket: WebSocket, mistake: BadEvent, subprotocol: str | None) -> None:

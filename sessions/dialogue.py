@@ -322,6 +322,12 @@ class Dialogue:
         self._draft.emit(ErrorEvent, error)
         return self._effects()
 
+    def tell_update(self) -> Effects:
+        """Tell the client of the configuration as it is, in answer to an update that changed something else."""
+        self._draft.begin()
+        self._draft.emit(SessionUpdated, self._session_object())
+        return self._effects()
+
     # What the engine says
 
     def unfinished(self) -> list[Prompt]:

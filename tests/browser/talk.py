@@ -1,5 +1,6 @@
 """Talks to be disturbed: someone at the page, what passes over its wire, and what the server remembers of it."""
 
+import asyncio
 import json
 import re
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 from httpx import AsyncClient
 from playwright.async_api import Browser, Locator, Page, WebSocket, expect
 
-from tests.browser.conftest import AWAY, Server, visit
+from tests.browser.conftest import AWAY, PATIENCE_MS, Server, visit
 from tests.browser.person import Person
 from tests.end_to_end.client import Client, open_client
 
@@ -49,6 +50,12 @@ class Wire:
         """How many events of each type were received."""
         counts = Counter(event["type"] for event in self.received)
         return [counts[kind] for kind in kinds]
+
+    async def until_received(self, kind: str, count: int) -> None:
+        """Wait until so many events of that type were received."""
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            while self.num_received(kind) < [count]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     def last_sent(self, kind: str) -> Event:
         """The last event of that type that was sent."""

@@ -35,8 +35,9 @@ async def test_an_answer_goes_on_in_its_bubble_when_the_connection_is_cut(browse
     async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
         answer = await person.say(SLOWLY)
 
-        for num_words in (8, 20):
+        for num_cuts, num_words in enumerate((8, 20), 1):
             await wait_for_words(answer, num_words)
+            await wire.until_received("session.updated", num_cuts)  # what was missed comes before it
             await link.cut()
 
         await person.wait_until(answer, "completed")
@@ -269,12 +270,13 @@ async def test_a_conversation_that_is_gone_before_a_reload_is_told_of(
 ) -> None:
     async with talk(browser, mortal_server.url) as (person, _):
         await person.wait_until(await person.say("[echo hi]"), "completed")
+        await person.page.goto("about:blank")  # else it might be back, and know, before it is loaded again
         mortal_server.stop(signal.SIGKILL)
         for file in (tmp_path / "data").glob("*.db*"):
             file.unlink()
         mortal_server.start()
 
-        await person.page.reload()
+        await person.page.goto(mortal_server.url)
 
         await expect(person.notice).to_have_text("Your earlier conversation is over. This is a new one.")
         await person.wait_until_connected()

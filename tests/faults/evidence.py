@@ -69,6 +69,9 @@ class Evidence(Struct):
 
 def gather(fleet: Fleet) -> Evidence:
     """What this fleet has stored."""
+    evidence = Evidence({}, [], [], {}, [])
+    # Before the tables: what is stored between the two looks is then seen in both places, never in neither.
+    _read_redis(fleet, evidence)
     port = fleet.members["mariadb"].service.port
     connection = pymysql.connect(
         host="127.0.0.1", port=port, user="flueman", password="flueman", database=fleet.database, connect_timeout=5
@@ -79,15 +82,15 @@ def gather(fleet: Fleet) -> Evidence:
             cursor.execute(query)
             return list(cursor.fetchall())
 
-        evidence = _of_tables(rows, fleet.bucket)
-    _read_redis(fleet, evidence)
+        _read_tables(rows, fleet.bucket, evidence)
     return evidence
 
 
 def gather_embedded(data_dir: Path) -> Evidence:
     """What the embedded default has stored, from a copy of its folder."""
+    evidence = Evidence({}, [], [], {}, [])
     with closing(sqlite3.connect(data_dir / "flueman.db")) as tables:
-        evidence = _of_tables(lambda query: tables.execute(query).fetchall(), data_dir / "archive")
+        _read_tables(lambda query: tables.execute(query).fetchall(), data_dir / "archive", evidence)
     with closing(sqlite3.connect(data_dir / "sessions.db")) as store:
         [(evidence.num_waiting, num_events)] = store.execute(
             "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM journal)"
@@ -97,15 +100,13 @@ def gather_embedded(data_dir: Path) -> Evidence:
     return evidence
 
 
-def _of_tables(rows: Callable[[str], list[tuple[Any, ...]]], archive: Path) -> Evidence:
-    evidence = Evidence({}, [], [], {}, [])
+def _read_tables(rows: Callable[[str], list[tuple[Any, ...]]], archive: Path, evidence: Evidence) -> None:
     evidence.sessions = dict(rows("SELECT session_id, status FROM sessions"))
     evidence.turns = [Turn(*row) for row in rows("SELECT session_id, number, item_id, text FROM turns")]
     evidence.predictions = [Prediction(*row) for row in rows(_PREDICTIONS)]
     for session_id, first, last in rows(_ARCHIVED):
         evidence.archived.setdefault(session_id, []).append((first, last))
     evidence.parts = list(read_parts(archive))
-    return evidence
 
 
 def read_parts(bucket: Path) -> Iterator[Part]:

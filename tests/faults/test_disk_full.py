@@ -83,6 +83,8 @@ async def test_a_full_disk_loses_nothing_of_the_embedded_store(tmp_path: Path, c
             if asyncio.get_running_loop().time() > deadline_s:
                 break
             await asyncio.sleep(0.2)
+        # Files are copied one after the other: a commit amid that is whole in none of the copies but those of the next time.
+        evidence = gather_embedded(node.copy_to(tmp_path / "copy"))
 
     verdict = check(ledgers, evidence)
     assert verdict.complaints + late == []

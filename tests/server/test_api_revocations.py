@@ -1,5 +1,6 @@
 """`POST /v1/revocations`: whom one may revoke, what is refused afterwards, and what is written down."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jwt
 import pytest
 
 from server.client_secrets import MAX_TTL_S
+from server.revocations import Revocations
 from server.tokens import LEEWAY_S, mint
 from sessions.errors import StoreUnavailable
 from sessions.revocation import Revocation
@@ -191,11 +193,17 @@ async def test_what_the_store_does_not_have_is_not_told(tmp_path: Path, monkeypa
     assert (found, revoked.status_code) == ([True], 201)
 
 
-async def test_a_revocation_outlives_the_server(tmp_path: Path) -> None:
+async def test_a_server_knows_what_was_revoked_before_it_lets_anyone_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(revocations: Revocations) -> None:
+        await asyncio.Event().wait()
+
     own, other = token("mia", "user"), token("tom", "user")
     async with open_console(tmp_path, writer="none") as console:
         await console.post(PATH, own, json={"user_id": "mia"})
 
+    monkeypatch.setattr(Revocations, "follow", never)
     async with open_console(tmp_path, writer="none") as console:
         found = await accepted(console, own, other)
 

@@ -163,30 +163,31 @@ async def test_what_is_gone_before_its_token_is_checked_changes_nothing(
         gate.clear()
         await renew(client, token("mia", "user"))
         await client.ask("[echo taken in]")
-        next_sequence = session._dialogue.next_sequence
         if goes == "the session":
             session.taken()
-            gate.set()
-            await client.drain()
-            assert session._dialogue.next_sequence == next_sequence
         else:
             client.cut()
             await until(lambda: server.services.node.find(client.session_id) is None)
-            gate.set()
-    await until(lambda: not server.services.revocations._open)
-    assert session._expiry is None
+        next_sequence = session._dialogue.next_sequence
+        gate.set()
+        await client.drain()
 
-    async with open_client(server.port, token("mia", "user")) as client:
-        assert (await client.ask("[echo still here]"))["status"] == "completed"
+    async with open_client(server.port, token("mia", "user")) as another:
+        assert (await another.ask("[echo still here]"))["status"] == "completed"
+        assert len(server.services.revocations._open) == 1
+    assert session._dialogue.next_sequence == next_sequence
+    assert session._expiry is None
 
 
 async def test_a_session_whose_token_is_revoked_is_not_saved_by_a_new_one(server: Served, gate: asyncio.Event) -> None:
-    async with open_client(server.port, token("mia", "user")) as client:
+    old = token("mia", "user")
+    async with open_client(server.port, old) as client:
+        token_id = await id_of(server, old)
         gate.clear()
         await renew(client, token("mia", "user"))
         await client.ask("[echo taken in]")
 
-        await server.services.revocations.revoke_user("mia")
+        await server.services.revocations.revoke_token(token_id)
         gate.set()
         code = await client.drain()
 

@@ -170,3 +170,13 @@ async def test_the_stream_expires_with_the_last_of_its_entries(own_redis: RedisS
         await store.revoke(make_revocation("short", left_s=60))
 
         assert await redis.expiretime("fl:revoked") == NOW_S + 7200
+
+
+async def test_redis_forgets_what_is_due_a_bounded_number_at_a_time(own_redis: RedisServer) -> None:
+    async with RedisStore(own_redis.url) as store, Redis.from_url(own_redis.url) as redis:
+        for _ in range(150):
+            await redis.xadd("fl:revoked", {"until": NOW_S - 5, "revocation": "{}"})
+
+        for number, left in enumerate((51, 2, 3)):
+            await store.revoke(make_revocation(f"t{number}"))
+            assert await redis.xlen("fl:revoked") == left

@@ -107,6 +107,8 @@ class Member:
 
     def limit_files(self, num_bytes: int | None) -> None:
         """As if the disk were full once a file of its has so many bytes; None as much as it likes."""
+        if not self.is_up:
+            return
         limit = resource.RLIM_INFINITY if num_bytes is None else num_bytes
         with suppress(OSError):
             resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -41,11 +41,12 @@ log = structlog.get_logger(__name__)
 class WriterOptions(Struct, frozen=True, kw_only=True):
     """How a writer takes and tries. So many `max_refusals` by one writer bury a record; deliveries do not count: it may only have waited.
 
-    After `num_patient_tries` a batch that fails while the database answers is taken apart, to find what it fails for.
+    After `num_patient_tries` a batch that fails while the database answers is taken apart, to find what it fails for. `wait_s` is how long
+    the outbox is waited for at once, and so what a stop may take.
     """
 
     batch_size: int = 500
-    wait_s: float = 1.0
+    wait_s: float = 0.25
     reclaim_every_s: float = 5.0
     min_idle_s: float = 30.0
     max_refusals: int = 5

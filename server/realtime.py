@@ -204,9 +204,8 @@ class Visit:
     def revoked(self) -> None:
         """The client's token is not accepted any more: its session here ends as when the token does."""
         loop = asyncio.get_running_loop()
-        if self._renewal is not None:
-            self._renewal.stop()
-        if self._session is not None:
+        if self._session is not None and self._services is not None:
+            self._renewal_of(self._session, self._services).stop()
             self._session.expire_at(loop.time(), code=CLOSE_TOKEN_EXPIRED, reason=REASON)
         # Whatever keeps the session from saying so: a store that is away, a client that does not read.
         loop.call_later(REVOKED_GRACE_S, self._protocol.close, CLOSE_TOKEN_EXPIRED, REASON)
@@ -252,10 +251,14 @@ class Visit:
         """Whether the client brings a new token, which takes the old one's place once it is checked."""
         if self._session is None or self._services is None or not brings_token(event.session):
             return False
-        if self._renewal is None:
-            self._renewal = Renewal(self._services, self._session, self._live_by)
-        self._renewal.add(event)
+        self._renewal_of(self._session, self._services).add(event)
         return True
+
+    def _renewal_of(self, session: LiveSession, services: Services) -> Renewal:
+        # Nearly no connection ever needs one.
+        if self._renewal is None:
+            self._renewal = Renewal(services, session, self._live_by)
+        return self._renewal
 
     def _end_throttle(self) -> None:
         self._timer = None

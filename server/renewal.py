@@ -38,6 +38,8 @@ class Renewal:
         """Check the token of an event that brings one, after those that came before."""
         try:
             token = new_token(event.session)
+            if self._is_over:
+                raise BadEvent("token_revoked", "The connection is about to be closed; connect again.", PARAM)
             if len(self._waiting) == MAX_WAITING:
                 message = "Too many tokens wait to be checked; try again in a second."
                 raise BadEvent("rate_limit_exceeded", message, PARAM, type="rate_limit_error")
@@ -57,6 +59,15 @@ class Renewal:
         self._is_over = True
 
     async def _run(self) -> None:
+        try:
+            await self._check_waiting()
+        except Exception:
+            # Raised in a task of the node's group it would end all others; a bug costs this connection its renewals.
+            _log.exception("token.not_renewed", session_id=self._session.session_id)
+            return
+        self._is_running = False
+
+    async def _check_waiting(self) -> None:
         while self._waiting and not self._is_over:
             token, event_id = self._waiting[0]
             found = await self._checked(token)
@@ -68,10 +79,8 @@ class Renewal:
             else:
                 self._accept(found)
                 self._session.tell_update()
-        self._is_running = False
 
     async def _checked(self, token: str) -> Principal | BadEvent:
-        # An error is a value here: raised in a task of the node's group it would end all others.
         session = self._session
         try:
             principal = await self._services.authenticator.authenticate(token)

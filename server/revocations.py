@@ -34,7 +34,8 @@ class Revocations:
 
     def __init__(self, store: Store, *, longest_s: float, clock: Clock = time.time) -> None:
         self._store = store
-        self._longest_s = int(longest_s) + LEEWAY_S
+        # An issuer's clock may run ahead, and a token is accepted for a while after its end.
+        self._longest_s = int(longest_s) + 2 * LEEWAY_S
         self._clock = clock
         self._mark = ""
         self._known: dict[tuple[Kind, str], Revocation] = {}

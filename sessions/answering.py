@@ -125,16 +125,16 @@ class Answering:
         """What the engine produced for an answer."""
         if answer.first_token_ms is None and chunk.num_tokens:
             answer.first_token_ms = now_ms
-        if chunk.text and (num_first := answer.num_continued(chunk.tool_calls)):
-            # The end of a call and the text after it: text first would cut the call in two.
-            self.advance(answer, Chunk(tool_calls=chunk.tool_calls[:num_first]), now_ms)
-            if answer.response_id not in self.open:
-                return
-            chunk = structs.replace(chunk, tool_calls=chunk.tool_calls[num_first:])
         if chunk.usage is not None:
             answer.usage = chunk.usage
         if chunk.origin is not None:
             answer.told(chunk.origin, self._max_prompt_bytes)
+        if chunk.text and (num_first := answer.num_continued(chunk.tool_calls)):
+            # The end of a call and the text after it: text first would cut the call in two.
+            self.advance(answer, Chunk(num_tokens=chunk.num_tokens, tool_calls=chunk.tool_calls[:num_first]), now_ms)
+            if answer.response_id not in self.open:
+                return
+            chunk = structs.replace(chunk, num_tokens=0, tool_calls=chunk.tool_calls[num_first:])
         if answer.repetition is not None:
             try:
                 chunk = answer.repetition.take(chunk)

@@ -1,6 +1,7 @@
 """Tokens, credentials and origins: what is let in, and everything that must not be. Keeps P7."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from server.tokens import MAX_TOKEN_BYTES, AuthError, mint
 
 NOW = 1_800_000_000
 SECRET = b"0123456789abcdef0123456789abcdef"
+# NIST SP 800-186, 3.2.1.3.
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -261,6 +264,20 @@ async def test_tokens_of_an_issuer_are_accepted_by_their_key(key: Any, algorithm
 
     assert principal.subject == "mia"
     assert len(principal.token_id) == 64  # named by its hash where the issuer gives no jti
+
+
+async def test_a_token_without_an_id_is_named_by_what_is_signed() -> None:
+    """Anybody can turn a signature by ECDSA, r and s, into r and n - s, which verifies too: a revoked token would be another."""
+    authenticator = make_authenticator(secret=None, keys=jwks_of(jwk(EC.public_key(), "e")))
+    token = signed(claims(jti=None), EC, "ES256", kid="e")
+    head, _, signature = token.rpartition(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    turned = raw[:32] + (P256_ORDER - int.from_bytes(raw[32:])).to_bytes(32)
+    other = f"{head}.{base64.urlsafe_b64encode(turned).decode().rstrip('=')}"
+
+    ids = {(await authenticator.authenticate(bearer)).token_id for bearer in (token, other)}
+
+    assert ids == {hashlib.sha256(head.encode()).hexdigest()}
 
 
 async def test_an_algorithm_must_fit_its_key() -> None:

@@ -1,16 +1,19 @@
 """A new token by session.update: whom the connection lives by from then on, and what cannot be taken, is late, or comes too often."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 
 from server.auth import AuthError, Principal
 from server.live import LiveSession
 from server.realtime import CLOSE_TOKEN_EXPIRED
-from server.renewal import MAX_WAITING
+from server.renewal import MAX_WAITING, Renewal
 from server.revocations import REASON
+from sessions.client_events import SessionUpdate
 from tests.end_to_end.client import Client, open_client
 from tests.end_to_end.in_process import Served, served
 from tests.server.console import token
@@ -193,6 +196,19 @@ async def test_a_session_whose_token_is_revoked_is_not_saved_by_a_new_one(server
 
     assert code == CLOSE_TOKEN_EXPIRED
     assert [event["type"] for event in client.events].count("session.updated") == 0
+
+
+async def test_a_token_that_comes_when_the_connection_is_about_to_close_is_refused(server: Served) -> None:
+    accepted: list[Principal] = []
+    async with open_client(server.port, token("mia", "user")) as client:
+        renewal = Renewal(server.services, live(server, client), accepted.append)
+        renewal.stop()
+        session = json.dumps({"type": "realtime", "token": token("mia", "user")})
+        renewal.add(SessionUpdate(session=Raw(session.encode()), event_id="late"))
+        refused = await reply(client)
+
+    assert refused == ("token_revoked", "session.token", "late")
+    assert accepted == []
 
 
 def raises(error: Exception) -> Callable[[str], Principal]:

@@ -111,6 +111,8 @@ async def test_support_finds_what_a_user_said_and_sees_the_thumb_where_it_was_gi
         detail = await (await told.value).json()
         await expect(support.answers).to_have_count(2)
         await expect(support.answers.first.locator(".words")).to_have_text(words)
+        # Found so soon it may not be over yet: then it is followed, and would play on by itself wherever it is sought.
+        await expect(support.play).to_be_visible()
 
         length_s = (detail["answers"][0]["done_ms"] - detail["extent"]["first_ms"]) / 1000
         for speed in (1, 8):

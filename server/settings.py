@@ -5,10 +5,9 @@ every bad variable at once, without its value.
 """
 
 import difflib
-import json
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -20,18 +19,27 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.development_key import kept_key
+from server.setting_values import (
+    PUBLIC_KEY_ALGORITHMS,
+    SECRET_ALGORITHMS,
+    exact_origins,
+    folder_or_s3,
+    json_object,
+    known_algorithms,
+    listed,
+    long_enough,
+    mapped,
+    schemes,
+    short_words,
+)
 from server.webhook_settings import receiver_url, signing_secret, some_networks
 
 PREFIX = "FLUEMAN_"
 TEST_PREFIX = "FLUEMAN_TEST_"  # read by the tests alone
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = str(ROOT / "engine" / "demo_model")
-MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as the hash
-MAX_REASON_CHARS = 64
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
-PUBLIC_KEY_ALGORITHMS = ("EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 DEFAULT_PUBLIC_KEY_ALGORITHMS = ("EdDSA", "ES256", "RS256")
 
 
@@ -49,92 +57,6 @@ class SettingsError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(f"{problem.variable}: {problem.reason}" for problem in self.problems))
-
-
-def _listed(value: object) -> object:
-    """Comma-separated or JSON text as a list; anything else unchanged."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return _from_json(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _mapped(value: object) -> object:
-    """`a=b,c` or JSON text as a mapping, a lone name mapped to None; anything else unchanged."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("{"):
-        return _from_json(value)
-    pairs = (part.partition("=") for part in value.split(",") if part.strip())
-    return {alias.strip(): name.strip() or None for alias, _, name in pairs}
-
-
-def _json_object(value: object) -> object:
-    """JSON text as an object; anything else unchanged."""
-    return _from_json(value) if isinstance(value, str) else value
-
-
-def _from_json(value: str) -> object:
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError("is not valid JSON") from None
-
-
-def _exact_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    for origin in origins:
-        parts = urlsplit(origin)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or origin != f"{parts.scheme}://{parts.netloc.lower()}"
-        ):
-            raise ValueError(
-                "each must be an exact origin such as https://avatar.example.com, in lower case, with no path and no *"
-            )
-    return origins
-
-
-def _long_enough(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value()
-    if len(text.encode()) < MIN_SECRET_BYTES:
-        raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
-    if len(set(text)) < 8:
-        raise ValueError("looks like a placeholder; make one with: openssl rand -hex 32")
-    return secret
-
-
-def _schemes(*allowed: str) -> Callable[[str], str]:
-    def check(url: str) -> str:
-        if urlsplit(url).scheme not in allowed:
-            raise ValueError("must start with " + " or ".join(f"{scheme}://" for scheme in allowed))
-        return url
-
-    return check
-
-
-def _folder_or_s3(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("", "file", "s3"):
-        raise ValueError("must be a folder or s3://bucket/prefix?endpoint=…&region=…")
-    if parts.scheme == "s3" and not parts.netloc:
-        raise ValueError("names no bucket: s3://bucket/prefix")
-    return url
-
-
-def _known_algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := [name for name in names if name not in SECRET_ALGORITHMS + PUBLIC_KEY_ALGORITHMS]:
-        raise ValueError(f"{len(unknown)} unknown; known are {', '.join(SECRET_ALGORITHMS + PUBLIC_KEY_ALGORITHMS)}")
-    return names
-
-
-def _short_words(words: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(words)) != len(words) or not all(
-        0 < len(word) <= MAX_REASON_CHARS and word.isprintable() for word in words
-    ):
-        raise ValueError(f"each must be printable, at most {MAX_REASON_CHARS} characters long, and there once")
-    return words
 
 
 def _build_id() -> str:
@@ -155,8 +77,8 @@ def _default_aliases(data: dict[str, Any]) -> dict[str, str | None]:
     return {"gpt-realtime": None} if data["environment"] == "development" else {}
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+Secret = Annotated[SecretStr, AfterValidator(long_enough)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -197,18 +119,18 @@ class Settings(BaseSettings):
     stop_grace_s: Seconds = Field(30.0, description="how long open answers may finish after SIGTERM")
 
     data_dir: Path = Field(Path("var"), description="folder for all that the embedded default writes")
-    database_url: Annotated[str, AfterValidator(_schemes("sqlite+aiosqlite", "mysql+aiomysql"))] = Field(
+    database_url: Annotated[str, AfterValidator(schemes("sqlite+aiosqlite", "mysql+aiomysql"))] = Field(
         default_factory=lambda data: f"sqlite+aiosqlite:///{data['data_dir'] / 'flueman.db'}",
         repr=False,
         description="tables: mysql+aiomysql://user:password@host/db, ?ssl_ca=FILE or ?ssl=true demands TLS; default SQLite under data_dir",
     )
-    redis_url: Annotated[str, AfterValidator(_schemes("redis", "rediss", "unix"))] | None = Field(
+    redis_url: Annotated[str, AfterValidator(schemes("redis", "rediss", "unix"))] | None = Field(
         None, repr=False, description="journal and sessions: redis://…; default the embedded SQLite store"
     )
     redis_shards: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="hash tags that sessions spread over, on one Redis; a cluster is not served yet"
     )
-    archive_url: Annotated[str, AfterValidator(_folder_or_s3)] = Field(
+    archive_url: Annotated[str, AfterValidator(folder_or_s3)] = Field(
         default_factory=lambda data: str(data["data_dir"] / "archive"),
         repr=False,
         description="archive: a folder or s3://bucket/prefix?endpoint=…&region=…; default a folder under data_dir",
@@ -235,7 +157,7 @@ class Settings(BaseSettings):
     model_name: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
         None, description="the name sessions ask for; default the model's own (demo model and script: demo)"
     )
-    model_aliases: Annotated[dict[str, str | None], NoDecode, BeforeValidator(_mapped)] = Field(
+    model_aliases: Annotated[dict[str, str | None], NoDecode, BeforeValidator(mapped)] = Field(
         default_factory=_default_aliases,
         description="further names: alias=name,… (a lone alias means the served model); development default gpt-realtime",
     )
@@ -243,11 +165,11 @@ class Settings(BaseSettings):
         None, description="context length in tokens; default the model's own"
     )
     tool_parser: str = Field("hermes", description="how the model writes tool calls (a vLLM tool parser's name)")
-    vllm_args: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)] = Field(
+    vllm_args: Annotated[dict[str, Any], NoDecode, BeforeValidator(json_object)] = Field(
         default_factory=dict,
         description='JSON object of further AsyncEngineArgs for engine=vllm, such as {"gpu_memory_utilization": 0.9}',
     )
-    openai_base_url: Annotated[str, AfterValidator(_schemes("http", "https"))] | None = Field(
+    openai_base_url: Annotated[str, AfterValidator(schemes("http", "https"))] | None = Field(
         None, repr=False, description="endpoint for engine=openai, such as http://vllm:8000/v1"
     )
     openai_api_key: SecretStr | None = Field(None, description="key for that endpoint, if it wants one")
@@ -262,12 +184,12 @@ class Settings(BaseSettings):
     jwks_url: str | None = Field(None, description="public keys of the token issuer: https://… or a file")
     jwt_issuer: str = Field("flueman", min_length=1, description="required `iss`")
     jwt_audience: str = Field("flueman", min_length=1, description="required `aud`")
-    jwt_algorithms: Annotated[Names, AfterValidator(_known_algorithms)] = Field(
+    jwt_algorithms: Annotated[Names, AfterValidator(known_algorithms)] = Field(
         (), description="accepted algorithms; default HS256 with a secret and EdDSA,ES256,RS256 with a JWKS"
     )
     jwt_max_ttl_s: Seconds = Field(86_400.0, description="longest life of a token, exp - iat")
     client_secret_key: Secret | None = Field(None, description="key of ek_ client secrets; default jwt_secret")
-    allowed_origins: Annotated[Names, AfterValidator(_exact_origins)] = Field(
+    allowed_origins: Annotated[Names, AfterValidator(exact_origins)] = Field(
         (), description="exact origins of browsers that may connect; development also allows its own pages"
     )
 
@@ -312,7 +234,7 @@ class Settings(BaseSettings):
     keep_prompts: bool = Field(
         True, description="each answer is stored with the exact text that its model read, up to 1 MiB"
     )
-    feedback_reasons: Annotated[Names, AfterValidator(_short_words)] = Field(
+    feedback_reasons: Annotated[Names, AfterValidator(short_words)] = Field(
         ("inaccurate", "unsafe", "off-topic", "too-long", "too-slow", "other"),
         description="reasons that a rating may give",
     )

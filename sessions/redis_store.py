@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import math
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +16,13 @@ from typing import Any, Self
 import msgspec
 import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import ResponseError
 
 from sessions import redis_revocations, redis_scripts
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
 from sessions.feedback import Feedback
 from sessions.lost_claims import LostClaims
+from sessions.redis_append import APPEND, STATUS, append_call
+from sessions.redis_durability import check_durable
 from sessions.redis_line import Command, RedisLine, Script
 from sessions.revocation import Revocation
 from sessions.store import (
@@ -45,39 +46,15 @@ from sessions.store import (
 
 _log = structlog.get_logger(__name__)
 
-_STATUS: dict[int, AppendStatus] = {
-    ord("o"): "ok",
-    ord("d"): "dup",
-    ord("g"): "gap",
-    ord("f"): "fenced",
-    ord("l"): "gone",
-}
 _GROUP = "writer"
 _NUM_SPARE_LINES = 4
 # How often an item is read anew that was written between its reading and its change.
 _NUM_SWAPS = 5
-_DURABLE = {
-    "appendonly": "yes",
-    "appendfsync": "always",
-    "no-appendfsync-on-rewrite": "no",
-    "maxmemory-policy": "noeviction",
-}
 
-_pack_header = msgspec.msgpack.Encoder().encode
 _encode_meta = msgspec.json.Encoder().encode
 _decode_meta = msgspec.json.Decoder(SessionMeta).decode
 
 
-class StoreNotDurable(SessionError):
-    """Redis may lose what it acknowledges. `settings` are the wrong ones and their values."""
-
-    def __init__(self, settings: Mapping[str, str]) -> None:
-        self.settings = dict(settings)
-        wrong = ", ".join(f"{name} is {value!r} (must be {_DURABLE[name]!r})" for name, value in settings.items())
-        super().__init__(f"Redis would lose acknowledged data: {wrong}")
-
-
-_APPEND = Script(redis_scripts.APPEND)
 _CREATE = Script(redis_scripts.CREATE)
 _CLAIM = Script(redis_scripts.CLAIM)
 _RESTORE = Script(redis_scripts.RESTORE)
@@ -130,7 +107,8 @@ class RedisStore:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._check_durable()
+            async with self._line() as line:
+                await check_durable(line, production=self._production)
             await self._create_groups()
         except BaseException:
             await self._close()
@@ -274,20 +252,20 @@ class RedisStore:
         if not batch:
             return []
         if len(self._outboxes) == 1:
-            call = _append_call(self._outboxes[0], batch)
+            call = append_call(self._outboxes[0], batch)
             if sum(map(len, call)) > MAX_PART_BYTES:
                 return await self._append_in_halves(batch)
-            (reply,) = await self._append_line.run(_APPEND, call)
-            return [_STATUS[status] for status in reply]
+            (reply,) = await self._append_line.run(APPEND, call)
+            return [STATUS[status] for status in reply]
         shards: dict[str, list[int]] = {}
         for index, part in enumerate(batch):
             shards.setdefault(self._outbox(part.session_id), []).append(index)
-        calls = [_append_call(outbox, [batch[index] for index in indexes]) for outbox, indexes in shards.items()]
+        calls = [append_call(outbox, [batch[index] for index in indexes]) for outbox, indexes in shards.items()]
         if sum(map(len, itertools.chain.from_iterable(calls))) > MAX_PART_BYTES:
             return await self._append_in_halves(batch)
-        replies = await self._append_line.run(_APPEND, *calls)
+        replies = await self._append_line.run(APPEND, *calls)
         statuses = {
-            index: _STATUS[status]
+            index: STATUS[status]
             for indexes, reply in zip(shards.values(), replies, strict=True)
             for index, status in zip(indexes, reply, strict=True)
         }
@@ -452,23 +430,6 @@ class RedisStore:
             calls: list[Command] = [(outbox, *arguments) for outbox in self._outboxes]
             return await line.run(script, *calls)
 
-    async def _check_durable(self) -> None:
-        try:
-            replies = await self._ask(*(("CONFIG", "GET", name) for name in _DURABLE))
-        except StoreUnavailable as error:
-            if not isinstance(error.__cause__, ResponseError):
-                raise
-            # Managed Redis hides CONFIG: what it promises must be read in its contract.
-            _log.warning("redis.durability_unknown", reason=str(error))
-            return
-        found = {name: reply[1].decode() for name, reply in zip(_DURABLE, replies, strict=True) if reply}
-        wrong = {name: found.get(name, "") for name in _DURABLE if found.get(name) != _DURABLE[name]}
-        if not wrong:
-            return
-        if self._production:
-            raise StoreNotDurable(wrong)
-        _log.warning("redis.not_durable", settings=wrong)
-
     async def _create_groups(self) -> None:
         for outbox in self._outboxes:
             try:
@@ -509,32 +470,3 @@ def _loaded_if_readable(session_id: str, reply: Sequence[Sequence[bytes]]) -> Lo
     except UNREADABLE:
         _log.exception("session.not_adopted", session_id=session_id)
         return None
-
-
-def _append_call(outbox: str, batch: Sequence[Append]) -> tuple[str | bytes, ...]:
-    """The key and arguments of `redis_scripts.APPEND`; the live path: kept flat, and short for a session with events only."""
-    header: list[object] = []
-    blobs: list[bytes] = []
-    for part in batch:
-        first = part.first_sequence
-        after = first + len(part.events)
-        blobs.append(b"\n".join(part.events))
-        if part.records or part.saved_items or part.dropped_items or part.config is not None or part.ends:
-            saved_ids = tuple(part.saved_items)
-            extras: object = (len(part.records), part.dropped_items, saved_ids, part.config is not None, part.ends)
-            blobs += part.records
-            blobs += part.saved_items.values()
-            if part.config is not None:
-                blobs.append(part.config)
-        else:
-            extras = False
-        header += (
-            part.session_id,
-            part.epoch,
-            str(first),
-            str(after - 1),
-            str(after),
-            str(part.at_ms),
-            extras,
-        )
-    return (outbox, _pack_header(header), *blobs)

@@ -33,7 +33,7 @@ def skip_the_epoch_check() -> None:
 
     check = "if stored[1] ~= header[i + 1] then"
     assert check in redis_scripts.APPEND
-    redis_store._APPEND = type(redis_store._APPEND)(redis_scripts.APPEND.replace(check, "if false then"))
+    redis_store.APPEND = type(redis_store.APPEND)(redis_scripts.APPEND.replace(check, "if false then"))
 
 
 def acknowledge_before_archiving() -> None:

@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from sessions.errors import SessionNotFound, StoreUnavailable
+from sessions.redis_durability import StoreNotDurable
 from sessions.redis_line import Script
-from sessions.redis_store import RedisStore, StoreNotDurable
+from sessions.redis_store import RedisStore
 from tests.services import RedisServer, redis_server, tcp_proxy
 from tests.sessions.stores import (
     OTHER,

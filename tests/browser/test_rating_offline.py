@@ -1,17 +1,29 @@
 """A rating that the connection failed is neither lost nor doubled: what waits outlives a reload, what arrived is not sent again. P3."""
 
+import json
+
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, WebSocketRoute, expect
 
 from tests.browser.conftest import Server
 from tests.browser.link import link_to
 from tests.browser.rater import CREATE, CREATED, DELETE, Thumbs, converse, rated_item, wait_until_stored
-from tests.browser.talk import make_gaps, talk
+from tests.browser.talk import REALTIME, make_gaps, talk
 from tests.browser.test_sending import BreakingWire
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 MEMORY = "sessionStorage.getItem('flueman.ratings')"
+
+
+async def conceal(page: Page, kind: str) -> None:
+    """The page hears of no event of that type any more."""
+
+    def carry(page_side: WebSocketRoute) -> None:
+        server_side = page_side.connect_to_server()
+        server_side.on_message(lambda frame: None if json.loads(frame)["type"] == kind else page_side.send(frame))
+
+    await page.route_web_socket(REALTIME, carry)
 
 
 async def test_what_is_rated_while_the_connection_is_away_is_saved_when_it_is_back(
@@ -122,6 +134,29 @@ async def test_a_rating_that_is_taken_back_before_it_was_acknowledged_is_withdra
         await thumbs.expect_pressed(None)
         await wait_until_stored(server, await rated_item(frames), None)
         assert wire.sent[-1] == ["session.update", DELETE]
+
+
+async def test_a_withdrawal_that_waits_over_a_reload_needs_no_word_of_what_it_withdraws(
+    browser: Browser, server: Server
+) -> None:
+    """P3: a rating that was given past the conversation is in the tables alone."""
+    async with link_to(server.port) as link, talk(browser, link.url) as (person, wire):
+        [answer] = await converse(person)
+        await Thumbs(answer).up.click()
+        await expect(Thumbs(answer).progress).to_have_text("Saved")
+        item_id = await rated_item(wire)
+        await link.go_down()
+        await expect(person.connection).to_have_text("Reconnecting")
+        await Thumbs(answer).up.click()
+        await person.page.goto("about:blank")
+        await link.go_up()
+        await conceal(person.page, CREATED)
+
+        await person.page.goto(link.url)
+
+        await wait_until_stored(server, item_id, None)
+        await Thumbs(answer).expect_pressed(None)
+        assert wire.num_sent(CREATE, DELETE) == [1, 1]
 
 
 @pytest.mark.parametrize("is_gap", [False, True], ids=["reload", "gap"])

@@ -1,6 +1,6 @@
 """`GET /v1/sessions/{id}/export`: a session as JSON lines, read and sent piece by piece, never whole in memory."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Literal
 
@@ -22,6 +22,7 @@ from server.api.caller import caller
 from server.api.query import Nothing, query_of
 from server.api.subject import audited, subject_of
 from server.api.summary import summary_of
+from server.auth import AuthError
 from server.personal_data import mask_summary
 from server.services import services_of
 from server.view import Stream, view_of
@@ -44,11 +45,14 @@ class _Gap(Struct, frozen=True):
 
 
 class _End(Struct, frozen=True, omit_defaults=True):
-    """`complete`: every event that was committed when the export reached the end is in it. `error`: why it ends before."""
+    """`complete`: every event that was committed when the export reached the end is in it. `error`: why it ends before.
+
+    `unavailable`: what follows cannot be read now; `token_revoked`: the reader may not have it any more.
+    """
 
     num_events: int
     complete: bool
-    error: Literal["unavailable"] | None = None
+    error: Literal["unavailable", "token_revoked"] | None = None
 
 
 class _Last(Struct, frozen=True):
@@ -69,7 +73,8 @@ async def _export(request: Request) -> Response:
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{session_id}.jsonl"'}
     recorded = view_of(services.access, principal, subject.meta)(services.recording.events(session_id))
     first = _First(mask_summary(summary), masked=True) if is_masked else _First(summary)
-    return _PiecewiseResponse(_chunks(_lines(first, recorded)), headers=headers, media_type=MEDIA_TYPE)
+    lines = _lines(first, recorded, check=lambda: services.revocations.check(principal))
+    return _PiecewiseResponse(_chunks(lines), headers=headers, media_type=MEDIA_TYPE)
 
 
 class _PiecewiseResponse(StreamingResponse):
@@ -84,12 +89,14 @@ class _PiecewiseResponse(StreamingResponse):
             await super().stream_response(send)
 
 
-async def _lines(first: _First, recorded: Stream) -> AsyncGenerator[bytes, None]:
+async def _lines(first: _First, recorded: Stream, *, check: Callable[[], None]) -> AsyncGenerator[bytes, None]:
+    """The lines, as long as `check` does not raise `AuthError`: a long export may take longer than its reader is trusted."""
     yield msgspec.json.encode(first)
     num_events, num_holes = 0, 0
     try:
         async with aclosing(recorded):
             async for found in recorded:
+                check()
                 if isinstance(found, Hole):
                     num_holes += 1
                     yield msgspec.json.encode(_Gap(found))
@@ -99,6 +106,10 @@ async def _lines(first: _First, recorded: Stream) -> AsyncGenerator[bytes, None]
     except (StoreUnavailable, DatabaseUnavailable, ArchiveUnavailable) as trouble:
         _log.warning("export.cut_short", session_id=first.session.session_id, reason=type(trouble).__name__)
         yield msgspec.json.encode(_Last(_End(num_events, False, "unavailable")))
+        return
+    except AuthError:
+        _log.info("export.revoked", session_id=first.session.session_id)
+        yield msgspec.json.encode(_Last(_End(num_events, False, "token_revoked")))
         return
     yield msgspec.json.encode(_Last(_End(num_events, num_holes == 0)))
 

@@ -280,10 +280,11 @@ async def test_the_export_is_a_file_of_json_lines(browser: Browser, stub: Stub) 
     ("end", "told"),
     [
         ({"complete": False, "error": "unavailable"}, "what follows could not be read just now. Try again later."),
+        ({"complete": False, "error": "token_revoked"}, "your access has ended. Sign in again to go on."),
         ({"complete": False}, "events are missing from the recording; the file says where."),
         (None, "the file breaks off. Try again."),
     ],
-    ids=["cut-short", "holes", "no-end"],
+    ids=["cut-short", "revoked", "holes", "no-end"],
 )
 async def test_an_export_that_is_not_whole_is_given_and_said_not_to_be(
     browser: Browser, stub: Stub, end: Json | None, told: str

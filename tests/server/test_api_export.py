@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Tape(Recording):
         self._found = found * times
         self.num_read = 0
         self.is_closed = False
+        self.before: dict[int, Callable[[], Awaitable[object]]] = {}
 
     async def events(self, session_id: str, after: int = 0) -> AsyncGenerator[Recorded, None]:
         try:
@@ -36,6 +37,8 @@ class Tape(Recording):
                 if isinstance(found, Exception):
                     raise found
                 self.num_read += 1
+                if self.num_read in self.before:
+                    await self.before[self.num_read]()
                 yield found
         finally:
             self.is_closed = True
@@ -116,6 +119,19 @@ async def test_what_goes_away_on_the_way_ends_the_export_and_not_as_if_it_were_w
         answer = await console.get(PATH, token())
 
     assert lines_of(answer.text)[-1] == {"end": {"num_events": 1, "complete": False, "error": "unavailable"}}
+
+
+async def test_a_revoked_token_ends_the_export_that_it_began(tmp_path: Path) -> None:
+    """What was asked for before is not read on for who may not have it any more."""
+    async with open_console(tmp_path, writer="none") as console:
+        await console.seed(SESSION_ID)
+        tape = with_tape(console, [JournalEvent(number, 5, b"{}") for number in range(1, 4)])
+        tape.before = {3: lambda: console.services.revocations.revoke_user("ann")}
+
+        answer = await console.get(PATH, token())
+
+    assert [line.get("sequence") for line in lines_of(answer.text)[1:-1]] == [1, 2]
+    assert lines_of(answer.text)[-1] == {"end": {"num_events": 2, "complete": False, "error": "token_revoked"}}
 
 
 async def test_the_next_events_are_read_when_the_reader_has_room_and_none_once_it_has_left(tmp_path: Path) -> None:

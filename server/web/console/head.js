@@ -70,6 +70,7 @@ function lackOf(end) {
   }
   if (told?.complete === true) return "";
   if (told?.error === "unavailable") return "what follows could not be read just now. Try again later.";
+  if (told?.error === "token_revoked") return "your access has ended. Sign in again to go on.";
   if (told?.complete === false) return "events are missing from the recording; the file says where.";
   return "the file breaks off. Try again.";
 }

@@ -40,6 +40,8 @@ class Revocations:
         self._mark = ""
         self._known: dict[tuple[Kind, str], Revocation] = {}
         self._due: list[tuple[int, Kind, str]] = []
+        # What the store has not told since it began anew: it may have lost it.
+        self._untold: dict[tuple[Kind, str], Revocation] = {}
         self._open: dict[Watched, Principal] = {}
 
     def check(self, principal: Principal) -> None:
@@ -93,12 +95,27 @@ class Revocations:
                 await asyncio.sleep(_RETRY_S)
 
     async def _read(self, *, wait_s: float) -> bool:
-        new, mark = await self._store.revocations(self._mark, wait_s)
-        has_more = mark != self._mark
-        self._mark = mark
+        heard = await self._store.revocations(self._mark, wait_s)
+        has_more = heard.mark != self._mark
+        self._mark = heard.mark
         self._forget_due()
-        self._add(new)
+        if heard.is_anew:
+            self._untold = self._known.copy()
+        for told in heard.revocations:
+            if (known := self._untold.get((told.kind, told.name))) is not None and told.covers(known):
+                del self._untold[told.kind, told.name]
+        self._add(heard.revocations)
+        if self._untold and not heard.revocations:
+            await self._write_back()
         return has_more
+
+    async def _write_back(self) -> None:
+        """Give the store what it has lost: it came back empty or older, and nodes that start later ask only it."""
+        for key, lost in tuple(self._untold.items()):
+            if key in self._known:  # else due meanwhile
+                _log.warning("revocation.written_back", kind=lost.kind)
+                await self._store.revoke(lost)
+            del self._untold[key]
 
     def _names(self, principal: Principal) -> bool:
         known = self._known

@@ -6,7 +6,7 @@ Entries go when they are due, and the stream with the last of them.
 import math
 
 from sessions.redis_line import Command, RedisLine, Script
-from sessions.revocation import Revocation, decode_revocations, encode_revocation
+from sessions.revocation import Heard, Revocation, decode_revocations, encode_revocation
 
 _STREAM = "fl:revoked"
 _START = "0-0"
@@ -34,16 +34,17 @@ async def revoke(line: RedisLine, revocation: Revocation) -> None:
     await line.run(_REVOKE, (_STREAM, revocation.kept_until_s, encode_revocation(revocation)))
 
 
-async def revocations(line: RedisLine, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+async def revocations(line: RedisLine, after: str, wait_s: float) -> Heard:
     """As `Store.revocations`."""
-    after = after or _START
+    after, is_anew = after or _START, False
     if after != _START:
         # Redis came back empty or older, or the entry was due. Its ids may be smaller now: waiting beyond the old one could be for ever.
         (mark,) = await line.ask(("XRANGE", _STREAM, after, after))
-        after = after if mark else _START
+        if not mark:
+            after, is_anew = _START, True
     # BLOCK 0 would be for ever.
     block: Command = ("BLOCK", max(1, math.ceil(wait_s * 1000))) if wait_s > 0 else ()
     (reply,) = await line.ask(("XREAD", "COUNT", _NUM_ENTRIES, *block, "STREAMS", _STREAM, after), wait_s=wait_s)
     entries = reply[0][1] if reply else []
     found = decode_revocations(fields[3] for _, fields in entries)
-    return found, entries[-1][0].decode() if entries else after
+    return Heard(found, entries[-1][0].decode() if entries else after, is_anew)

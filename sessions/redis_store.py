@@ -24,7 +24,7 @@ from sessions.lost_claims import LostClaims
 from sessions.redis_append import APPEND, STATUS, append_call
 from sessions.redis_durability import check_durable
 from sessions.redis_line import Command, RedisLine, Script
-from sessions.revocation import Revocation
+from sessions.revocation import Heard, Revocation
 from sessions.store import (
     MAX_PART_BYTES,
     UNREADABLE,
@@ -380,7 +380,7 @@ class RedisStore:
         async with self._line() as line:
             await redis_revocations.revoke(line, revocation)
 
-    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+    async def revocations(self, after: str, wait_s: float) -> Heard:
         return await redis_revocations.revocations(self._revoked_line, after, wait_s)
 
     async def _oldest_dead(self, limit: int) -> list[tuple[str, bytes, dict[bytes, bytes]]]:

@@ -1,7 +1,7 @@
 """A revocation: tokens that are refused from now on, though they have not expired. Says what is kept and how, not who may ask for it."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import structlog
@@ -22,6 +22,21 @@ class Revocation(Struct, frozen=True):
     name: str
     issued_until_s: int
     kept_until_s: int
+
+    def covers(self, other: "Revocation") -> bool:
+        """Whether the other, of the same name, says nothing more."""
+        return self.issued_until_s >= other.issued_until_s and self.kept_until_s >= other.kept_until_s
+
+
+class Heard(NamedTuple):
+    """What a reader hears: the revocations that are new to it, oldest first, and up to where it has read.
+
+    `is_anew`: the store does not know where the reader was, and tells all from its beginning; what is not told then is lost or forgotten.
+    """
+
+    revocations: list[Revocation]
+    mark: str
+    is_anew: bool
 
 
 encode_revocation = msgspec.json.Encoder().encode

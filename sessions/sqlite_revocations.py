@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from sessions.revocation import Revocation, decode_revocations, encode_revocation
+from sessions.revocation import Heard, Revocation, decode_revocations, encode_revocation
 
 _NUM_ROWS = 1000
 
@@ -17,11 +17,12 @@ def revoke(database: sqlite3.Connection, revocation: Revocation, now_us: int) ->
     )
 
 
-def revocations(database: sqlite3.Connection, after: str) -> tuple[list[Revocation], str]:
-    """Those that were added after that mark, and the new mark."""
-    mark = database.execute("SELECT id FROM revocations WHERE id = ?", (int(after or 0),)).fetchone()
+def revocations(database: sqlite3.Connection, after: str) -> Heard:
+    """Those that were added after that mark."""
+    mark = int(after or 0)
+    is_anew = mark > 0 and not database.execute("SELECT 1 FROM revocations WHERE id = ?", (mark,)).fetchone()
     rows = database.execute(
-        "SELECT id, revocation FROM revocations WHERE id > ? ORDER BY id LIMIT ?", (mark[0] if mark else 0, _NUM_ROWS)
+        "SELECT id, revocation FROM revocations WHERE id > ? ORDER BY id LIMIT ?", (0 if is_anew else mark, _NUM_ROWS)
     ).fetchall()
-    last = rows[-1][0] if rows else mark[0] if mark else 0
-    return decode_revocations(data for _, data in rows), str(last)
+    last = rows[-1][0] if rows else 0 if is_anew else mark
+    return Heard(decode_revocations(data for _, data in rows), str(last), is_anew)

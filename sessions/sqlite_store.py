@@ -20,7 +20,7 @@ from sessions import sqlite_transactions as transactions
 from sessions.errors import SessionError, SessionNotFound, StoreUnavailable
 from sessions.feedback import Feedback
 from sessions.lost_claims import LostClaims
-from sessions.revocation import Revocation
+from sessions.revocation import Heard, Revocation
 from sessions.sqlite_schema import open_database
 from sessions.store import (
     Append,
@@ -223,17 +223,18 @@ class SqliteStore:
         await self._run(sqlite_revocations.revoke, revocation, time.time_ns() // 1000)
         self._is_revoked.set()
 
-    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+    async def revocations(self, after: str, wait_s: float) -> Heard:
         self._is_revoked.clear()
-        found, mark = await self._run(sqlite_revocations.revocations, after)
-        if found or wait_s <= 0:
-            return found, mark
+        heard = await self._run(sqlite_revocations.revocations, after)
+        if heard.revocations or wait_s <= 0:
+            return heard
         try:
             async with asyncio.timeout(wait_s):
                 await self._is_revoked.wait()
         except TimeoutError:
-            return [], mark
-        return await self._run(sqlite_revocations.revocations, mark)
+            return heard
+        later = await self._run(sqlite_revocations.revocations, heard.mark)
+        return later._replace(is_anew=later.is_anew or heard.is_anew)
 
     def _claimer(self, owner: str) -> transactions.Claimer:
         return transactions.Claimer(owner, self._lease_ms.get(owner, 0), _now_ms())

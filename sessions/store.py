@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from sessions.feedback import Feedback
 from sessions.items import Item
-from sessions.revocation import Revocation
+from sessions.revocation import Heard, Revocation
 
 AppendStatus = Literal["ok", "dup", "gap", "fenced", "gone", "too_large"]
 
@@ -266,7 +266,7 @@ class Store(Protocol):
     async def revoke(self, revocation: Revocation) -> None:
         """Keep it for every process to read, until it is due."""
 
-    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+    async def revocations(self, after: str, wait_s: float) -> Heard:
         """Some of those that were added after the mark `after`, oldest first, waiting at most `wait_s` for the first; and the new mark.
 
         The mark of what was never read is "". Where the store does not know the mark, since it came back empty or older, or forgot what was

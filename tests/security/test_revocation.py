@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 import pytest
+from redis.asyncio import Redis
 from websockets.exceptions import InvalidStatus
 
 from tests.end_to_end.client import Client, open_client
@@ -19,6 +20,7 @@ from tests.server.watcher import watching
 from tests.services import RedisServer
 
 CLOSED_WITHIN_S = 30.0
+STREAM = "fl:revoked"
 CLOSED = (4401, "Your token has been revoked.")
 
 
@@ -145,6 +147,40 @@ async def test_a_token_is_revoked_on_every_node_also_after_redis_was_restarted(f
             assert [await is_let_in(node, held) for held in (early, late, *secrets)] == [False] * 4
         for client in others:
             assert (await client.ask("[echo still here]"))["status"] == "completed"
+
+
+async def test_what_redis_lost_is_refused_by_a_node_that_is_started_later(fleet: Fleet) -> None:
+    """P9: Redis came back without the newest it had; the nodes that run still know it."""
+    first, second, later = fleet.nodes
+    admin, early, late = token_of("ada", role="admin"), token_of("mia"), token_of("mia")
+    async with Redis.from_url(fleet.redis.url) as redis:
+        revoke(first, admin, token_id=id_of(early))
+        await until_told(second, early)
+        revoke(first, admin, token_id=id_of(late))
+        await until_told(second, late)
+
+        [[newest, _]] = await redis.execute_command("XREVRANGE", STREAM, "+", "-", "COUNT", 1)  # type: ignore[no-untyped-call]
+        await redis.xdel(STREAM, newest)
+
+        await until(lambda: holds(redis, id_of(late)))
+    later.start()
+    assert [await is_let_in(later, held) for held in (early, late)] == [False] * 2
+    assert await is_let_in(later, token_of("mia"))
+
+
+async def until_told(node: FluemanProcess, token: str) -> None:
+    """Until that node refuses the token."""
+
+    async def is_told() -> bool:
+        return not await is_let_in(node, token)
+
+    await until(is_told)
+
+
+async def holds(redis: Redis, token_id: str) -> bool:
+    """Whether Redis has a revocation of that token."""
+    entries = await redis.execute_command("XRANGE", STREAM, "-", "+")  # type: ignore[no-untyped-call]
+    return token_id in str(entries)
 
 
 async def until_ready(node: FluemanProcess) -> None:

@@ -12,7 +12,7 @@ from server.auth import AuthError, Principal
 from server.revocations import REASON, Revocations
 from server.tokens import LEEWAY_S
 from sessions.errors import StoreUnavailable
-from sessions.revocation import Revocation
+from sessions.revocation import Heard, Revocation
 from sessions.sqlite_store import SqliteStore
 from tests.virtual_time import run
 
@@ -21,12 +21,13 @@ LONGEST_S = 7200
 
 
 class Kept(SqliteStore):
-    """A store of which only revocations are used: it can be away. It gives two at once."""
+    """A store of which only revocations are used: it can be away, and come back with what it had before. It gives two at once."""
 
     def __init__(self) -> None:
         super().__init__(Path("never-opened.db"))
         self.kept: list[Revocation] = []
         self.is_away = False
+        self.num_refused = 0
         self.num_reads = 0
         self._news = asyncio.Event()
 
@@ -36,13 +37,16 @@ class Kept(SqliteStore):
         self._news.set()
 
     async def revoke(self, revocation: Revocation) -> None:
-        if self.is_away:
+        if self.is_away or self.num_refused:
+            self.num_refused = max(0, self.num_refused - 1)
             raise StoreUnavailable("the store is away")
         self.add(revocation)
 
-    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
+    async def revocations(self, after: str, wait_s: float) -> Heard:
         self.num_reads += 1
         start = int(after or 0)
+        is_anew = start > len(self.kept)
+        start = 0 if is_anew else start
         if not self.is_away and start == len(self.kept):
             self._news.clear()
             with suppress(TimeoutError):
@@ -51,7 +55,7 @@ class Kept(SqliteStore):
         if self.is_away:
             raise StoreUnavailable("the store is away")
         found = self.kept[start : start + 2]
-        return found, str(start + len(found))
+        return Heard(found, str(start + len(found)), is_anew)
 
 
 class Connection:
@@ -301,6 +305,50 @@ def test_what_is_due_is_forgotten_and_what_was_revoked_again_is_not() -> None:
             clock.now_s += 600
             await asyncio.sleep(5)
             assert (revocations._known, revocations._due) == ({}, [])
+
+    run(scenario())
+
+
+def test_what_a_store_lost_is_given_back_as_long_as_it_is_not_due() -> None:
+    """P9: a node that starts later asks the store alone."""
+
+    async def scenario() -> None:
+        store, clock = Kept(), Clock()
+        revocations = make_revocations(store, clock)
+        kept = Revocation("token", "t1", NOW_S, NOW_S + 600)
+        lost = [Revocation("user", "mia", NOW_S, NOW_S + 600), Revocation("token", "t2", NOW_S, NOW_S + 600)]
+        due = Revocation("token", "t3", NOW_S, NOW_S + 60)
+        more = Revocation("token", "t4", NOW_S, NOW_S + 600)
+        store.add(kept, Revocation("token", "t4", NOW_S, NOW_S + 60), due, more, *lost)
+        async with following(revocations):
+            await asyncio.sleep(5)
+            clock.now_s += 61
+            store.is_away = True
+            await asyncio.sleep(5)
+            del store.kept[2:]
+            store.is_away = False
+            await asyncio.sleep(5)
+
+            assert store.kept[2:] == [more, *lost]
+            await asyncio.sleep(5)
+            assert len(store.kept) == 5
+
+    run(scenario())
+
+
+def test_what_could_not_be_given_back_is_given_back_later() -> None:
+    async def scenario() -> None:
+        store = Kept()
+        revocations = make_revocations(store)
+        lost = [Revocation("token", f"t{number}", NOW_S, NOW_S + 600) for number in range(3)]
+        store.add(*lost)
+        async with following(revocations):
+            await asyncio.sleep(5)
+            store.kept.clear()
+            store.num_refused = 2
+            await asyncio.sleep(10)
+
+            assert sorted(store.kept, key=lambda one: one.name) == lost
 
     run(scenario())
 

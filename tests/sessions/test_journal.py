@@ -17,7 +17,7 @@ from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.feedback import Feedback
 from sessions.journal import Journal
 from sessions.records import TurnRecord, encode_record
-from sessions.revocation import Revocation
+from sessions.revocation import Heard, Revocation
 from sessions.server_events import InputAudioCleared, encode_event
 from sessions.store import (
     Append,
@@ -163,8 +163,8 @@ class FakeStore:
 
     async def revoke(self, revocation: Revocation) -> None: ...
 
-    async def revocations(self, after: str, wait_s: float) -> tuple[list[Revocation], str]:
-        return [], after
+    async def revocations(self, after: str, wait_s: float) -> Heard:
+        return Heard([], after, is_anew=False)
 
     async def lag(self) -> OutboxLag:
         return OutboxLag(0, 0.0, 0)

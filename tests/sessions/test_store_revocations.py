@@ -26,7 +26,7 @@ async def read_all(store: Store, after: str = "") -> tuple[list[Revocation], str
     """All that come after the mark, and the last mark."""
     found: list[Revocation] = []
     while True:
-        some, mark = await store.revocations(after, 0)
+        some, mark, _ = await store.revocations(after, 0)
         if mark == after:
             return found, mark
         found += some
@@ -50,6 +50,7 @@ async def test_revocations_are_read_in_order_and_once(store: Store) -> None:
     await store.revoke(third)
 
     assert found == [first, second]
+    assert not (await store.revocations(mark, 0)).is_anew
     assert (await read_all(store, mark))[0] == [third]
     assert (await read_all(store))[0] == [first, second, third]
 
@@ -78,7 +79,7 @@ async def test_who_waits_hears_of_a_revocation_at_once(store: Store) -> None:
 
 async def test_who_waits_gives_up_after_its_wait_and_misses_nothing_by_that(store: Store) -> None:
     async with asyncio.timeout(20):
-        found, mark = await store.revocations("", 0.05)
+        found, mark, _ = await store.revocations("", 0.05)
     await store.revoke(make_revocation("new"))
 
     assert found == []
@@ -120,8 +121,9 @@ async def test_a_store_that_came_back_empty_is_read_from_its_beginning(store: St
     nothing = await store.revocations(mark, 0)
     await store.revoke(make_revocation("new"))
 
-    assert nothing[0] == []
-    for known in (mark, nothing[1]):
+    assert (nothing.revocations, nothing.is_anew) == ([], True)
+    assert not (await store.revocations(nothing.mark, 0)).is_anew
+    for known in (mark, nothing.mark):
         assert (await read_all(store, known))[0] == [make_revocation("new")]
 
 
@@ -133,6 +135,7 @@ async def test_a_store_that_came_back_older_is_read_from_its_beginning(store: St
     backup.put_back()
     await store.revoke(make_revocation("t3"))
 
+    assert (await store.revocations(mark, 0)).is_anew
     assert (await read_all(store, mark))[0] == [make_revocation("t1"), make_revocation("t3")]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.security.conftest import Target
+from tests.security.conftest import PATIENCE_S, Target
 from tests.server.test_cli import run_cli
 
 
 async def get(target: Target, path: str, role: str, **parameters: str) -> dict[str, Any]:
     """As a member of staff of that role."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{target.port}", timeout=10) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{target.port}", timeout=PATIENCE_S) as client:
         headers = {"authorization": f"Bearer {target.token(f'the-{role}', role=role)}"}
         answered = await client.get(path, params=parameters, headers=headers)
     assert answered.status_code == 200, answered.text
@@ -26,7 +26,7 @@ async def get(target: Target, path: str, role: str, **parameters: str) -> dict[s
 async def audited(target: Target, action: str, session_id: str | None = None) -> dict[str, Any]:
     """The newest entry of that action, once the writer has stored it."""
     wanted = {"action": action} | ({} if session_id is None else {"session_id": session_id})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not (entries := (await get(target, "/v1/audit", "admin", **wanted))["data"]):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     entry: dict[str, Any] = entries[0]
@@ -37,9 +37,9 @@ async def audited(target: Target, action: str, session_id: str | None = None) ->
 async def log(target: Target, tmp_path: Path) -> Path:
     """A copy of a server's database in which some were looked at by staff, and the log of that by an admin."""
     async with target.session("mia") as client:
-        await client.is_alive()
+        await client.is_answered()
     async with target.session("noa") as client:
-        await client.is_alive()
+        await client.is_answered()
     for _ in range(3):
         await get(target, "/v1/sessions", "support")
     await audited(target, "session.search")

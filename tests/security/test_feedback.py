@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.security.conftest import Client, Event, Target
+from tests.security.conftest import PATIENCE_S, Client, Event, Target
 
 HOSTILE = [
     "<script>fetch('//evil')</script><img src=x onerror=alert(1)>",
@@ -39,7 +39,7 @@ def rating(item_id: str, **feedback: object) -> Event:
 async def stored(target: Target, rating_id: str) -> tuple[str, str]:
     """Rater and comment, once the writer has stored them."""
     path = target.service.directory / "var" / "flueman.db"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while (row := await asyncio.to_thread(_find, path, rating_id)) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     return row
@@ -97,7 +97,9 @@ async def test_the_ratings_and_answers_of_others_are_unknown(target: Target) -> 
         await eve.send({"type": "avatar.feedback.delete", "feedback_id": rating_id})
         deleted = await eve.error()
         headers = {"authorization": f"Bearer {target.token('eve')}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{target.port}", headers=headers) as rest:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{target.port}", headers=headers, timeout=PATIENCE_S
+        ) as rest:
             by_id = await rest.delete(f"/v1/feedback/{rating_id}")
             never_was = await rest.delete("/v1/feedback/fb_never")
             seen = (await rest.get("/v1/feedback", params={"item_id": item_id})).json()
@@ -129,10 +131,9 @@ async def test_a_storm_of_ratings_is_answered_one_by_one_and_harms_no_other(targ
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(storm())
-            waiting = tasks.create_task(other.is_alive())
+            tasks.create_task(other.is_answered())
             for number in range(num_ratings):
                 assert (await client.until(CREATED))["feedback"]["rated_at_ms"] == number
                 room.release()
 
-        assert waiting.result() < 5
         assert target.memory_bytes() - memory_before < 64 * 1024 * 1024

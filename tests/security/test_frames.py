@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.security.conftest import MAX_FRAME_BYTES, Client, Target
+from tests.security.conftest import EVENTS_BURST, EVENTS_PER_S, MAX_FRAME_BYTES, PATIENCE_S, Client, Target
 from tests.security.test_handshake import UPGRADE
 
 LONG_ANSWER = {
@@ -21,7 +21,7 @@ LONG_ANSWER = {
     "role": "user",
     "content": [{"type": "input_text", "text": "[tokens 20000] [pace 0]"}],
 }
-MAX_VICTIM_S = 2.0  # generous: two shared, noisy cores
+NUM_FLOOD_ANSWERS = 1_200  # at the limit four seconds' worth
 
 
 class RawSocket:
@@ -47,19 +47,21 @@ class RawSocket:
     async def close_code(self) -> int | None:
         """The code of the server's close frame; None when the connection was cut without one."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while True:
-                    opcode, length = await self.reader.readexactly(2)
-                    if length == 126:
-                        (size,) = struct.unpack("!H", await self.reader.readexactly(2))
-                    elif length == 127:
-                        (size,) = struct.unpack("!Q", await self.reader.readexactly(8))
-                    else:
-                        size = length
-                    payload = await self.reader.readexactly(size)
-                    if opcode & 0x0F == 8:
+                    opcode, payload = await self.receive()
+                    if opcode == 8:
                         return int.from_bytes(payload[:2])
         return None
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The opcode and the payload of the server's next frame."""
+        first_byte, length = await self.reader.readexactly(2)
+        if length == 126:
+            (length,) = struct.unpack("!H", await self.reader.readexactly(2))
+        elif length == 127:
+            (length,) = struct.unpack("!Q", await self.reader.readexactly(8))
+        return first_byte & 0x0F, await self.reader.readexactly(length)
 
 
 @asynccontextmanager
@@ -76,14 +78,13 @@ async def raw(target: Target, subject: str = "eve", extra: str = "") -> AsyncIte
         writer.close()
 
 
-async def worst_wait_s(victim: Client, attack: asyncio.Task[None]) -> float:
-    """The longest that the victim waits for an answer while the attack goes on."""
-    worst_s = 0.0
+async def talk_during(victim: Client, attack: asyncio.Task[None]) -> None:
+    """Let the victim ask, and be answered, again and again until the attack is over, and once more."""
     while not attack.done():
-        worst_s = max(worst_s, await victim.is_alive())
+        await victim.is_answered()
         await asyncio.sleep(0.02)
     await attack
-    return worst_s
+    await victim.is_answered()
 
 
 @pytest.mark.parametrize("size", [MAX_FRAME_BYTES + 1, 1024 * 1024, 15 * 1024 * 1024])
@@ -185,7 +186,7 @@ async def test_a_binary_message_is_answered_and_closed_1003(target: Target) -> N
         assert await client.closed() == 1003
 
 
-async def test_a_flood_of_pings_is_cut_and_others_do_not_notice(target: Target) -> None:
+async def test_a_flood_of_pings_is_cut_and_others_are_answered(target: Target) -> None:
     async with target.session("victim") as victim, raw(target) as attacker:
 
         async def flood() -> None:
@@ -194,48 +195,40 @@ async def test_a_flood_of_pings_is_cut_and_others_do_not_notice(target: Target) 
                     await attacker.frame(0x89, b"ping")
 
         async with asyncio.TaskGroup() as tasks:
-            worst_s = await worst_wait_s(victim, tasks.create_task(flood()))
+            await talk_during(victim, tasks.create_task(flood()))
 
         assert await attacker.close_code() in (1008, None)
-        assert worst_s < MAX_VICTIM_S
 
 
-async def test_a_flood_of_messages_is_slowed_and_others_do_not_notice(target: Target) -> None:
-    num_sent = 0
+async def test_a_flood_of_messages_is_slowed_and_others_are_answered(target: Target) -> None:
+    """However fast the machine, no more is answered than the limit gives in the time that it took."""
+    started_s = time.monotonic()
     async with target.session("victim") as victim, target.session("flooder") as flooder:
 
         async def flood() -> None:
-            nonlocal num_sent
-            deadline_s = time.monotonic() + 3
-            with contextlib.suppress(TimeoutError, ConnectionClosed):
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + 3):
-                    while time.monotonic() < deadline_s:
-                        await flooder.send({"type": "conversation.item.retrieve", "item_id": "x" * 2_000})
-                        num_sent += 1
-                        await asyncio.sleep(0)
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await flooder.send({"type": "conversation.item.retrieve", "item_id": "x" * 2_000})
+                    await asyncio.sleep(0)
 
-        async def answers() -> tuple[int, float]:
-            count, started_s = 0, time.monotonic()
-            with contextlib.suppress(TimeoutError, ConnectionClosed):
-                async with asyncio.timeout(3):
-                    while True:
-                        await flooder.next()
-                        count += 1
-            return count, time.monotonic() - started_s
+        async def answers() -> None:
+            for _ in range(NUM_FLOOD_ANSWERS):
+                await flooder.next()
 
         async with asyncio.TaskGroup() as tasks:
-            counting = tasks.create_task(answers())
-            worst_s = await worst_wait_s(victim, tasks.create_task(flood()))
+            flooding = tasks.create_task(flood())
+            await talk_during(victim, tasks.create_task(answers()))
+            lasted_s = time.monotonic() - started_s
+            flooding.cancel()
 
-        # 400 at once and 200 a second, and what one read of the socket holds; without the limit it is thousands.
-        num_answers, lasted_s = counting.result()
-        assert 100 < num_answers < 1.5 * (400 + lasted_s * 200)
-        assert worst_s < MAX_VICTIM_S
+    most_answers = 1.2 * (EVENTS_BURST + lasted_s * EVENTS_PER_S)
+    assert most_answers > NUM_FLOOD_ANSWERS
 
 
 async def test_a_client_that_never_reads_is_closed_and_costs_little(target: Target) -> None:
     before = target.memory_bytes()
     async with target.session("victim") as victim, raw(target, "sleeper") as sleeper:
+        _, created = await sleeper.receive()
         transport = sleeper.writer.transport
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()
@@ -247,15 +240,22 @@ async def test_a_client_that_never_reads_is_closed_and_costs_little(target: Targ
             with contextlib.suppress(ConnectionError):
                 for _ in range(4):
                     await sleeper.frame(0x81, ask)
-                await asyncio.sleep(3)
+            async with asyncio.timeout(PATIENCE_S):
+                while not has_ended(target, json.loads(created)["session"]["id"]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
 
         async with asyncio.TaskGroup() as tasks:
-            worst_s = await worst_wait_s(victim, tasks.create_task(hear_nothing()))
-        assert worst_s < MAX_VICTIM_S
+            await talk_during(victim, tasks.create_task(hear_nothing()))
         assert target.memory_bytes() - before < 32 * 1024 * 1024
 
         transport.resume_reading()
         assert await sleeper.close_code() == 1013  # behind what the kernel still held for it
+
+
+def has_ended(target: Target, session_id: str) -> bool:
+    """Whether the server says that it has closed the session."""
+    lines = (json.loads(line) for line in target.log().splitlines() if session_id in line)
+    return any(line["event"] == "session.ended" for line in lines)
 
 
 async def test_noise_closes_only_its_own_connection(target: Target) -> None:
@@ -265,4 +265,4 @@ async def test_noise_closes_only_its_own_connection(target: Target) -> None:
                 attacker.writer.write(os.urandom(2_000))
                 with contextlib.suppress(ConnectionError):
                     await attacker.writer.drain()
-        assert await victim.is_alive() < MAX_VICTIM_S
+        await victim.is_answered()

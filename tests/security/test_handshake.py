@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 import time
 from contextlib import AsyncExitStack
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.security.conftest import HEAD_TIMEOUT_S, MAX_CONNECTIONS, Target
+from tests.security.conftest import HEAD_TIMEOUT_S, MAX_CONNECTIONS, PATIENCE_S, Target
 
 UPGRADE = (
     b"GET /v1/realtime?model=demo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -25,7 +26,7 @@ async def answer_to(target: Target, *parts: bytes, pause_s: float = 0.0) -> byte
             await writer.drain()
             await asyncio.sleep(pause_s)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             with contextlib.suppress(ConnectionError):
                 return await reader.read()
     finally:
@@ -38,28 +39,26 @@ async def test_a_client_that_says_nothing_is_dropped_at_the_deadline(target: Tar
 
     await answer_to(target)
 
-    assert HEAD_TIMEOUT_S * 0.9 < time.monotonic() - started_s < HEAD_TIMEOUT_S + 3
+    assert time.monotonic() - started_s > HEAD_TIMEOUT_S * 0.9
 
 
 async def test_a_head_that_drips_is_dropped_at_the_deadline(target: Target) -> None:
+    """Each byte must not start it anew: the head has no end, and would be read for ever."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
-    started_s = time.monotonic()
 
     async def drip() -> None:
         with contextlib.suppress(ConnectionError):
-            for byte in UPGRADE:
+            for byte in itertools.chain(UPGRADE, b"X: ", itertools.repeat(ord("a"))):
                 writer.write(bytes((byte,)))
                 await writer.drain()
                 await asyncio.sleep(0.05)
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         dripping = tasks.create_task(drip())
         answer = await reader.readline()
-        waited_s = time.monotonic() - started_s
         dripping.cancel()
 
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert waited_s < HEAD_TIMEOUT_S + 1.5  # each byte must not start the deadline anew
     writer.close()
 
 
@@ -71,7 +70,7 @@ async def test_half_open_handshakes_cost_others_nothing(target: Target) -> None:
             writer.write(UPGRADE)
 
         async with target.session("victim") as victim:
-            assert await victim.is_alive() < 2
+            await victim.is_answered()
 
 
 @pytest.mark.parametrize(
@@ -93,12 +92,10 @@ async def test_half_open_handshakes_cost_others_nothing(target: Target) -> None:
 async def test_a_broken_or_huge_head_is_refused_at_once(
     target: Target, parts: list[bytes], statuses: set[bytes]
 ) -> None:
-    started_s = time.monotonic()
-
+    """Not at the deadline, which is answered 408."""
     answer = await answer_to(target, *parts)
 
     assert answer.split(b" ", 2)[1] in statuses, answer[:200]
-    assert time.monotonic() - started_s < HEAD_TIMEOUT_S
     assert b"Traceback" not in answer
 
 
@@ -116,7 +113,7 @@ async def test_a_client_that_answers_no_ping_is_dropped(target: Target) -> None:
     writer.write(UPGRADE + f"Authorization: Bearer {target.token('silent')}\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
 
-    async with asyncio.timeout(15):  # the ping's interval is 1 s, its timeout 5 s
+    async with asyncio.timeout(PATIENCE_S):  # the ping's interval is 1 s, its timeout 5 s
         with contextlib.suppress(ConnectionError):
             await reader.read()
 
@@ -132,11 +129,11 @@ async def test_one_user_cannot_hoard_connections_and_gets_them_back(target: Targ
             async with target.session("hoarder"):
                 pass
         async with target.session("victim") as victim:
-            assert await victim.is_alive() < 5
+            await victim.is_answered()
 
     assert refused.value.response.status_code == 429
     assert int(refused.value.response.headers["retry-after"]) > 0
-    async with asyncio.timeout(5), AsyncExitStack() as again:
+    async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as again:
         for _ in range(MAX_CONNECTIONS):
             while True:  # the server notices each close a moment later
                 try:

@@ -391,7 +391,7 @@ def _wait_until_stored(house: House) -> None:
     """Until the writer has stored the last session, which it does in order."""
     last = house.sessions["admin", "private"]
     headers = {"authorization": f"Bearer {bearer('admin')}"}
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 60
     while True:
         found = house.client.get(f"/v1/sessions/{last}", headers=headers).json()
         if "not_stored_yet" not in found["warnings"] and found["answers"]:

@@ -14,7 +14,7 @@ import pytest
 
 from server.pages import WEB_DIRECTORY
 from server.settings import ROOT
-from tests.security.conftest import Target, _is_ready
+from tests.security.conftest import Target, _is_ready, assert_survived
 from tests.server.test_auth import SECRET
 from tests.services import Service
 
@@ -50,7 +50,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     service.start()
     try:
         yield Target(service)
-        assert _is_ready(service.port), "the server did not survive"
+        assert_survived(service)
     finally:
         service.stop()
     lines = [json.loads(line) for line in service.log_path.read_text().splitlines()]
@@ -106,7 +106,7 @@ async def test_clients_that_never_read_are_dropped_and_leave_nothing_behind(
             with contextlib.suppress(ConnectionError):
                 client.sendall(last_words)
         async with impatient.session("victim") as victim:
-            assert await victim.is_alive() < 10
+            await victim.is_answered()
         await until(lambda: num_sockets(impatient) <= num_before)
 
         # They did not end because they were served.

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.security.conftest import CANARY, Target
+from tests.security.conftest import CANARY, PATIENCE_S, Target
 
 DEEP = 10_000
 TOOL = {"type": "function", "name": "t"}
@@ -73,7 +73,7 @@ async def test_malformed_text_is_a_named_error_and_the_session_goes_on(
         assert error["type"] == "invalid_request_error", error
         assert codes is None or error["code"] in codes
         assert "Traceback" not in error["message"]
-        assert await client.is_alive() < 5
+        await client.is_answered()
 
 
 ODD_TEXTS = {
@@ -111,7 +111,7 @@ async def test_odd_text_is_kept_as_it_is_through_answer_and_database(target: Tar
 async def stored_turn(target: Target, item_id: str) -> str:
     """The text of the turn with that item, once the writer has stored it."""
     path = target.service.directory / "var" / "flueman.db"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             row = await asyncio.to_thread(_find_turn, path, item_id)
             if row is not None:
@@ -208,7 +208,7 @@ async def test_a_thousand_mutated_events_break_nothing(target: Target) -> None:
                 await client.send(mutated(seed))
             await client.send({"type": "conversation.item.retrieve", "event_id": "the_end", "item_id": "none"})
 
-        assert await client.is_alive() < 5
+        await client.is_answered()
 
 
 async def test_refusals_quote_a_bounded_part_of_what_was_sent(target: Target) -> None:
@@ -241,7 +241,9 @@ async def test_http_errors_reveal_a_code_and_an_id_only(target: Target) -> None:
         "x-request-id": CANARY,
     }
     minting = "/v1/realtime/client_secrets"
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{target.port}", headers=headers) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{target.port}", headers=headers, timeout=PATIENCE_S
+    ) as client:
         answers = {
             "traversal": await client.get(f"/v1/{'%2e%2e/' * 3}etc/passwd?token={CANARY}"),
             "source": await client.get("/web/../settings.py"),
@@ -273,7 +275,7 @@ async def test_http_errors_reveal_a_code_and_an_id_only(target: Target) -> None:
 
 
 async def test_a_header_with_control_characters_is_refused(target: Target) -> None:
-    async with httpx.AsyncClient(headers={"user-agent": "a\x1b[31m"}) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S, headers={"user-agent": "a\x1b[31m"}) as client:
         answer = await client.get(f"http://127.0.0.1:{target.port}/healthz")
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
@@ -286,7 +288,7 @@ async def test_no_attackers_text_makes_a_log_line_of_its_own(target: Target) -> 
         await client.send({"type": forged})
         await client.send({"type": "response.create", "response": {"metadata": {forged: forged}}})
         await client.until("response.done")
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         await http.get(f"http://127.0.0.1:{target.port}/v1/%0d%0a%7b%22event%22:%22forged%22%7d")
 
     log = target.log()

@@ -25,7 +25,7 @@ from msgspec import Struct
 from tests.conformance.report import Script
 
 FLUEMAN = Path(sys.executable).with_name("flueman")
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 90
 
 
 class Served(Struct, frozen=True):
@@ -88,7 +88,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=40)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -137,7 +137,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
     while monotonic() < deadline and process.poll() is None:
         with (
             contextlib.suppress(OSError),  # HTTPError, such as 503, is one
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer,
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer,
         ):
             if answer.status == 200:
                 return

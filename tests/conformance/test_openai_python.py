@@ -34,7 +34,7 @@ async def test_the_official_python_sdk_streams_calls_a_tool_and_cancels(served: 
         await _say(connection, script.cancel)
         cancel, _ = await _answer(connection, cancel_after=script.cancel_after)
 
-    tool = Scene(tool.text, tool.delta_ms, tool.status, tool.output_tokens, called.calls)
+    tool = Scene(tool.text, tool.num_deltas, tool.status, tool.output_tokens, called.calls)
     check(Report(turn, tool, cancel, errors=()), script)
 
 
@@ -117,14 +117,14 @@ async def _say(connection: AsyncRealtimeConnection, text: str) -> None:
 async def _answer(connection: AsyncRealtimeConnection, *, cancel_after: int = 0) -> tuple[Scene, str | None]:
     """One answer, and the id of the tool call in it."""
     await connection.response.create()
-    text, delta_ms, calls, call_id = "", [], [], None
+    text, num_deltas, calls, call_id = "", 0, [], None
     while True:
         event = await connection.recv()
         assert not isinstance(event, RealtimeErrorEvent), event
         if event.type == "response.output_text.delta":
             text += event.delta
-            delta_ms.append(time.monotonic() * 1000)
-            if len(delta_ms) == cancel_after:
+            num_deltas += 1
+            if num_deltas == cancel_after:
                 await connection.response.cancel()
         elif event.type == "response.function_call_arguments.done":
             calls.append(Call(event.name, json.loads(event.arguments)))
@@ -133,4 +133,4 @@ async def _answer(connection: AsyncRealtimeConnection, *, cancel_after: int = 0)
             usage = event.response.usage
             assert usage is not None
             assert usage.output_tokens is not None
-            return Scene(text, tuple(delta_ms), str(event.response.status), usage.output_tokens, tuple(calls)), call_id
+            return Scene(text, num_deltas, str(event.response.status), usage.output_tokens, tuple(calls)), call_id

@@ -13,7 +13,6 @@ from tests.conformance.wire import (
     dial,
     ended,
     joined,
-    only,
     open_wire,
     order,
 )
@@ -143,16 +142,18 @@ async def test_an_id_in_use_is_refused(served: Served) -> None:
 async def test_a_second_answer_at_once_is_refused_and_the_first_goes_on(served: Served) -> None:
     """P1, P6."""
     async with open_wire(served) as wire:
-        await wire.say("[tokens 30]")
+        await wire.say("[tokens 4000]")
         await wire.send("response.create")
         await wire.until("response.output_text.delta")
         await wire.send("response.create", event_id="second")
+        error = (await wire.until("error"))[-1]["error"]
+        await wire.until("response.output_text.delta")
+        await wire.send("response.cancel")
         events = await wire.until("response.done")
 
-    error = only(events, "error")["error"]
     assert (error["code"], error["event_id"]) == ("conversation_already_has_active_response", "second")
-    assert ended(events).status == "completed"
-    assert len([event for event in wire.log if event["type"] == "response.created"]) == 1
+    assert ended(events).status == "cancelled"
+    assert len([event for event in wire.log if event["type"] in ("response.created", "error")]) == 2
 
 
 async def test_truncating_text_is_refused_and_of_an_unknown_item_too(served: Served) -> None:

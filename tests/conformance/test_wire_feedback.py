@@ -80,17 +80,19 @@ async def test_a_rating_is_created_changed_and_deleted_as_documented(served: Ser
 async def test_an_answer_is_rated_while_it_streams(served: Served) -> None:
     async with dial_session(served) as socket:
         rated = Rated(socket)
-        message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "[tokens 60]"}]}
+        message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "[tokens 4000]"}]}
         await rated.send("conversation.item.create", item=message)
         await rated.send("response.create")
         rated.item_id = (await rated.until("response.output_text.delta"))["item_id"]
         created = await rated.rate(rating="up", start=0, end=1)
         kinds = [event["type"] for event in rated.log]
+        await rated.until("response.output_text.delta")
+        await rated.send("response.cancel")
         done = await rated.until("response.done")
 
     assert created["type"] == "avatar.feedback.created"
     assert "response.output_text.done" not in kinds
-    assert (done["response"]["status"], done["response"]["output"][0]["id"]) == ("completed", rated.item_id)
+    assert (done["response"]["status"], done["response"]["output"][0]["id"]) == ("cancelled", rated.item_id)
 
 
 REFUSED: list[tuple[Json, str, str]] = [

@@ -167,6 +167,7 @@ def dial(
         f"{served.ws_url}{query}",
         additional_headers={name.replace("_", "-"): value for name, value in headers.items()},
         subprotocols=[Subprotocol(name) for name in subprotocols] or None,
+        open_timeout=60,
     )
 
 

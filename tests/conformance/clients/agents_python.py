@@ -6,7 +6,6 @@ Runs in `.venv-agents`. Only the URL, the key and the model are ours; the rest a
 import asyncio
 import json
 import os
-import time
 from typing import Any
 
 from agents import function_tool  # type: ignore[import-not-found]
@@ -19,7 +18,7 @@ Json = dict[str, Any]
 
 async def answer(session: RealtimeSession, text: str, *, num_responses: int = 1, cancel_after: int = 0) -> Json:
     """What follows a message, until so many responses are done: the SDK asks for the second by itself after a tool call."""
-    seen: Json = {"text": "", "delta_ms": [], "errors": []}
+    seen: Json = {"text": "", "num_deltas": 0, "errors": []}
     await session.send_message(text)
     async for event in session:
         if event.type == "error":
@@ -29,8 +28,8 @@ async def answer(session: RealtimeSession, text: str, *, num_responses: int = 1,
         raw = event.data.data
         if raw["type"] == "response.output_text.delta":
             seen["text"] += raw["delta"]
-            seen["delta_ms"].append(time.monotonic() * 1000)
-            if len(seen["delta_ms"]) == cancel_after:
+            seen["num_deltas"] += 1
+            if seen["num_deltas"] == cancel_after:
                 # session.interrupt() is this without the force: with its default, semantic VAD, it trusts the server to have cancelled.
                 await session.model.send_event(RealtimeModelSendInterrupt(force_response_cancel=True))
         elif raw["type"] == "response.done":

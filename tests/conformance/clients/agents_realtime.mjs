@@ -36,12 +36,11 @@ const next = (type) =>
 // The `num_responses`-th response.done after now, with the deltas until then: the SDK asks for the second by itself after a tool call.
 const answer = (numResponses, onDelta = () => {}) =>
   new Promise((resolve) => {
-    const seen = { text: '', delta_ms: [] };
+    const seen = { text: '', num_deltas: 0 };
     const listener = (event) => {
       if (event.type === 'response.output_text.delta') {
         seen.text += event.delta;
-        seen.delta_ms.push(performance.now());
-        onDelta(seen.delta_ms.length);
+        onDelta(++seen.num_deltas);
       } else if (event.type === 'response.done' && --numResponses === 0) {
         listeners.delete(listener);
         resolve({ ...seen, status: event.response.status, output_tokens: event.response.usage.output_tokens });

@@ -6,7 +6,6 @@ Runs in `.venv-livekit`, not in the project's own environment. Only the base URL
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -38,12 +37,12 @@ async def answer(
 ) -> Json:
     """One reply: its deltas as they came, the calls it made, and how it ended."""
     generation = await session.generate_reply()
-    seen: Json = {"text": "", "delta_ms": [], "calls": []}
+    seen: Json = {"text": "", "num_deltas": 0, "calls": []}
     async for message in generation.message_stream:
         async for delta in message.text_stream:
             seen["text"] += delta
-            seen["delta_ms"].append(time.monotonic() * 1000)
-            on_delta(len(seen["delta_ms"]))
+            seen["num_deltas"] += 1
+            on_delta(seen["num_deltas"])
     async for call in generation.function_stream:
         seen["calls"].append({"name": call.name, "arguments": json.loads(call.arguments), "call_id": call.call_id})
     return seen | await statuses.get()

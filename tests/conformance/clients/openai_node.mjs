@@ -20,12 +20,11 @@ const userSays = (text) =>
 // The answer that `act` starts: its deltas, the calls it made, and its response.done.
 const answer = (act, onDelta = () => {}) =>
   new Promise((resolve) => {
-    const seen = { text: '', delta_ms: [], calls: [] };
+    const seen = { text: '', num_deltas: 0, calls: [] };
     const listener = (event) => {
       if (event.type === 'response.output_text.delta') {
         seen.text += event.delta;
-        seen.delta_ms.push(performance.now());
-        onDelta(seen.delta_ms.length);
+        onDelta(++seen.num_deltas);
       } else if (event.type === 'response.function_call_arguments.done') {
         seen.calls.push({ name: event.name, arguments: JSON.parse(event.arguments), call_id: event.call_id });
       } else if (event.type === 'response.done') {

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,7 +50,7 @@ class Listener(FrameProcessor):  # type: ignore[misc]  # Pipecat is not installe
     def __init__(self, on_delta: Callable[[int], Awaitable[None]]) -> None:
         super().__init__()
         self.text = ""
-        self.delta_ms: list[float] = []
+        self.num_deltas = 0
         self.output_tokens = 0
         self._on_delta = on_delta
 
@@ -60,8 +59,8 @@ class Listener(FrameProcessor):  # type: ignore[misc]  # Pipecat is not installe
         await self.push_frame(frame, direction)
         if isinstance(frame, LLMTextFrame):
             self.text += frame.text
-            self.delta_ms.append(time.monotonic() * 1000)
-            await self._on_delta(len(self.delta_ms))
+            self.num_deltas += 1
+            await self._on_delta(self.num_deltas)
         elif isinstance(frame, MetricsFrame):
             usage = [data.value for data in frame.data if isinstance(data, LLMUsageMetricsData)]
             self.output_tokens = usage[-1].completion_tokens if usage else self.output_tokens
@@ -124,7 +123,7 @@ async def play(text: str, *, cancel_after: int = 0) -> Json:
     await running
     return {
         "text": listener.text,
-        "delta_ms": listener.delta_ms,
+        "num_deltas": listener.num_deltas,
         "calls": calls,
         "status": status,
         "output_tokens": listener.output_tokens,

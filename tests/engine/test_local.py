@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest_asyncio
 from msgspec import Raw
 from msgspec.structs import replace
 
+from engine import local_batch
 from engine.base import EngineOverloaded, EngineUnavailable, ModelNotLoadable
 from engine.local import LocalEngine, _Answer, _Reader
 from engine.prompt import EncodedPrompt
@@ -89,7 +91,7 @@ def engine(local_engine: LocalEngine) -> LocalEngine:
 async def subject(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Local]:
     subject = Local(engine, monkeypatch)
     yield subject
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await subject.num_in_flight():  # noqa: ASYNC110  the thread frees a row before its next step
             await asyncio.sleep(0.01)
     assert engine.capacity().running == 0
@@ -248,7 +250,14 @@ async def test_a_thread_that_dies_fails_what_runs_and_what_comes(monkeypatch: py
         assert "no memory" in (engine.failure() or "")
 
 
-async def test_closing_the_engine_ends_what_runs() -> None:
+async def test_closing_the_engine_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = local_batch.choose
+
+    def choose_slowly(logits: Any, sampling: local_batch.Sampling) -> list[int]:
+        time.sleep(0.05)  # a story takes six seconds, and is not over before the engine is
+        return choose(logits, sampling)
+
+    monkeypatch.setattr(local_batch, "choose", choose_slowly)
     async with LocalEngine(str(DEMO_MODEL)) as engine:
         stream = engine.generate(make_prompt(user("Tell me a longer story")))
         await anext(stream)

@@ -104,7 +104,7 @@ def run_command(folder: Path, settings: Mapping[str, str], *arguments: str) -> s
 def run_python(folder: Path, settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """The result of Python with these arguments, and with no setting but these."""
     command = [*_env({"PYTHONPATH": str(ROOT), **settings}), sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=150)
 
 
 def token_of(
@@ -139,7 +139,7 @@ def request(
     port: int, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
     """Status and body of a request with a JSON body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         content = None if body is None else json.dumps(body)
         connection.request(method, path, content, {"content-type": "application/json", **(headers or {})})

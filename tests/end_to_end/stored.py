@@ -19,6 +19,7 @@ from tests.end_to_end.client import Client
 from tests.sessions.builders import Json
 
 PATIENCE_S = 60.0
+STORE_TIMEOUT_S = 10.0  # a busy machine's disk may take seconds for an fsync
 _KEY = re.compile(r"fl:\{\d+\}:(?P<session_id>sess_\w+):(?P<part>state|items|journal)")
 
 

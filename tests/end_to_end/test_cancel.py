@@ -25,8 +25,13 @@ async def cut_at_random(client: Client, chance: random.Random) -> Counter[str]:
     for _ in range(NUM_CANCELS):
         await client.say("[tokens 4000] [pace 60]")
         await client.send("response.create")
-        if chance.random() < 0.8:
-            await asyncio.sleep(chance.uniform(0, LONGEST_S))
+        match chance.randrange(5):
+            case 0:
+                pass
+            case 1:  # whatever the time that it takes
+                await client.until(DELTA)
+            case _:
+                await asyncio.sleep(chance.uniform(0, LONGEST_S))
         num_cancels = 2 if chance.random() < 0.2 else 1
         for _ in range(num_cancels):
             await client.send("response.cancel")

@@ -18,7 +18,7 @@ from sessions.redis_store import RedisStore
 from tests.end_to_end.client import DELTA, Client, open_client
 from tests.end_to_end.conftest import Backends
 from tests.end_to_end.processes import FluemanProcess, running, token_of
-from tests.end_to_end.stored import Records, until_empty
+from tests.end_to_end.stored import STORE_TIMEOUT_S, Records, until_empty
 from tests.sessions.builders import Json, user_item
 
 NUM_USERS = 200
@@ -187,7 +187,7 @@ async def test_of_ten_thousand_ratings_each_users_last_choice_is_the_row(
     async with asyncio.TaskGroup() as tasks:
         for rater in raters:
             tasks.create_task(rate(rater))
-    async with RedisStore(backends.redis.url) as store:
+    async with RedisStore(backends.redis.url, timeout_s=STORE_TIMEOUT_S) as store:
         await until_empty(store)
     async with records.database.snapshot() as connection:
         rows = (await connection.execute(select(feedback))).all()

@@ -12,7 +12,7 @@ from sessions.store import LoadedSession
 from tests.end_to_end.client import WEATHER, Client, open_client
 from tests.end_to_end.conftest import Backends
 from tests.end_to_end.processes import FluemanProcess, running, token_of
-from tests.end_to_end.stored import journaled
+from tests.end_to_end.stored import STORE_TIMEOUT_S, journaled
 from tests.sessions.builders import fold, user_item, wire_items
 
 
@@ -20,7 +20,7 @@ async def talk(client: Client) -> None:
     """Something of each that makes up a dialogue: instructions, tools, answers whole and cut, a call, an item put between, one deleted."""
     await client.send("session.update", session={"type": "realtime", "instructions": "Be kind.", "tools": [WEATHER]})
     await client.ask("first")
-    await client.ask_and_cut("[tokens 900] [pace 100] second", num_deltas=4)
+    await client.ask_and_cut("[tokens 4000] [pace 100] second", num_deltas=4)
     call = (await client.ask('[call get_weather {"city":"Ulm"}]'))["output"][0]
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "fog"}
     await client.send("conversation.item.create", item=output)
@@ -49,7 +49,7 @@ async def test_another_node_loads_the_dialogue_and_the_old_owner_is_fenced(backe
         async with (
             open_client(node.port, token_of("mia")) as client,
             open_client(node.port, token_of("tom")) as bystander,
-            RedisStore(backends.redis.url) as store,
+            RedisStore(backends.redis.url, timeout_s=STORE_TIMEOUT_S) as store,
         ):
             await talk(client)
 

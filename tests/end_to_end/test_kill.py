@@ -16,11 +16,12 @@ from sessions.store import Store
 from tests.end_to_end.client import DELTA, Client, open_client
 from tests.end_to_end.conftest import Backends
 from tests.end_to_end.processes import FluemanProcess, running, token_of
-from tests.end_to_end.stored import check_write_ahead, open_records, until
+from tests.end_to_end.stored import STORE_TIMEOUT_S, check_write_ahead, open_records, until
 from tests.services import RedisServer
 
 NUM_KILLS = 10
 NUM_CLIENTS = 12
+MOST_FRAMES = 2_000
 
 
 async def talk_until_gone(port: int, number: int, chance: random.Random, clients: list[Client]) -> None:
@@ -31,20 +32,30 @@ async def talk_until_gone(port: int, number: int, chance: random.Random, clients
             while True:
                 text = f"[tokens {chance.randrange(1, 30)}] turn {len(client.said)}"
                 if chance.random() < 0.2:
-                    await client.ask_and_cut(f"{text} [tokens 5000] [pace 500]", chance.randrange(3))
+                    await client.ask_and_cut(f"{text} [tokens 4000] [pace 50]", chance.randrange(3))
                 else:
                     await client.ask(text)
     except (ConnectionClosed, InvalidHandshake, OSError):
         return
 
 
-async def load_and_kill(node: FluemanProcess, chance: random.Random, clients: list[Client]) -> None:
-    """Put the server under load and kill it at a random moment, the first handshakes included."""
+async def load_and_kill(
+    node: FluemanProcess, chance: random.Random, clients: list[Client], *, fewest_frames: int = 0
+) -> None:
+    """Put the server under load and kill it at a random moment, the first handshakes included: by what was received, not by the clock."""
+    num_frames = num_received(clients) + chance.randint(fewest_frames, MOST_FRAMES)
     async with asyncio.TaskGroup() as tasks:
         for number in range(NUM_CLIENTS):
             tasks.create_task(talk_until_gone(node.port, number, chance, clients))
-        await asyncio.sleep(chance.uniform(0.02, 0.6))
+        while num_received(clients) < num_frames:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(chance.uniform(0, 0.02))
         node.kill()
+
+
+def num_received(clients: list[Client]) -> int:
+    """Frames that the clients have, all together."""
+    return sum(len(client.frames) for client in clients)
 
 
 def outbox_size(path: Path) -> int:
@@ -106,7 +117,7 @@ def redis_stands_still(redis: RedisServer) -> Iterator[None]:
 @contextmanager
 def sqlite_stands_still(path: Path) -> Iterator[None]:
     """Nothing is committed: somebody else holds the lock for writing."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as database:
         database.execute("BEGIN IMMEDIATE")
         yield
         database.execute("ROLLBACK")
@@ -151,7 +162,7 @@ async def test_nobody_receives_what_the_store_has_not_committed(
             node.kill()
 
         store: Store = (
-            RedisStore(settings["FLUEMAN_REDIS_URL"])
+            RedisStore(settings["FLUEMAN_REDIS_URL"], timeout_s=STORE_TIMEOUT_S)
             if kind == "redis"
             else SqliteStore(tmp_path / "var" / "sessions.db")
         )
@@ -166,13 +177,13 @@ async def test_every_event_that_a_client_of_a_killed_server_received_is_in_the_j
     node = FluemanProcess(tmp_path / "node", {**backends.settings, "FLUEMAN_WRITER": "none"}, "serve")
     clients: list[Client] = []
     with running(node):
-        await load_and_kill(node, chance, clients)
+        await load_and_kill(node, chance, clients, fewest_frames=NUM_CLIENTS + 1)
         node.start()
         await load_and_kill(node, chance, clients)
     # Also what Redis itself has only on its disk.
     backends.redis.kill()
     backends.redis.start()
 
-    assert sum(len(client.frames) for client in clients) > NUM_CLIENTS, "there was no load"
-    async with RedisStore(backends.redis.url) as store:
+    assert num_received(clients) > NUM_CLIENTS, "there was no load"
+    async with RedisStore(backends.redis.url, timeout_s=STORE_TIMEOUT_S) as store:
         await check_write_ahead(store, clients)

@@ -20,7 +20,7 @@ from sessions.store import Store
 from tests.end_to_end.client import DELTA, WEATHER, Client, open_client
 from tests.end_to_end.conftest import Backends
 from tests.end_to_end.processes import FluemanProcess, run_command, running, token_of
-from tests.end_to_end.stored import Records, journaled, until, until_empty
+from tests.end_to_end.stored import STORE_TIMEOUT_S, Records, journaled, until, until_empty
 from tests.server.watcher import Watcher, watching
 
 NUM_SESSIONS = 200
@@ -78,7 +78,7 @@ class Talker:
         await self.client.ask(f'[echo "grüße" 👋🏽 \\n {self._rng.random()} \u2028 日本語]')
 
     async def _cut(self) -> None:
-        await self.client.ask_and_cut("[tokens 500] [pace 100] go on", num_deltas=self._rng.randrange(5))
+        await self.client.ask_and_cut("[tokens 4000] [pace 100] go on", num_deltas=self._rng.randrange(5))
 
     async def _call(self) -> None:
         call = (await self.client.ask('[call get_weather {"city":"Köln"}]'))["output"][0]
@@ -214,7 +214,7 @@ async def test_two_hundred_random_sessions_are_replayed_byte_for_byte_as_they_we
     """P8"""
     async with (
         house(backends, tmp_path) as (first, second),
-        RedisStore(backends.redis.url, timeout_s=10) as store,
+        RedisStore(backends.redis.url, timeout_s=STORE_TIMEOUT_S) as store,
     ):
         turnstile = asyncio.Semaphore(NUM_AT_ONCE)
         ports = (first.port, second.port)

@@ -19,13 +19,14 @@ from tests.sessions.builders import user_item
 
 QUESTION = "[pace 40] [tokens 40] go on"
 NUM_TOKENS = 40
+ENDLESS = "[pace 40] [tokens 4000] go on"
 Nodes = tuple[FluemanProcess, FluemanProcess]
 
 
 @pytest.fixture
 def nodes(backends: Backends, tmp_path: Path) -> Iterator[tuple[FluemanProcess, FluemanProcess]]:
     """Two, the second of which also stores what there is to store."""
-    settings = {**backends.settings, "FLUEMAN_LEASE_S": "0.6", "FLUEMAN_RESUME_GRACE_S": "4"}
+    settings = {**backends.settings, "FLUEMAN_LEASE_S": "2", "FLUEMAN_RESUME_GRACE_S": "4"}
     first = FluemanProcess(tmp_path / "first", {**settings, "FLUEMAN_WRITER": "none"}, "serve")
     second = FluemanProcess(tmp_path / "second", settings, "serve")
     with running(first, second):
@@ -73,8 +74,8 @@ async def test_a_client_that_lost_its_connection_goes_on_in_the_middle_of_the_an
         for _ in range(3):
             for _ in range(5):
                 await clients[-1].until(DELTA)
+            # What came and was not read is lost too: however late this test is, something is left to go on with.
             clients[-1].cut()
-            await clients[-1].drain()
             clients.append(await stack.enter_async_context(resume(node.port, clients[-1])))
         response = (await clients[-1].until("response.done"))["response"]
 
@@ -126,7 +127,7 @@ async def test_with_no_client_left_the_answer_of_a_killed_node_is_finished_and_s
     doomed, _ = nodes
     async with open_client(doomed.port, token_of("mia")) as client, open_client(doomed.port, token_of("tom")) as plain:
         await begin(client)
-        await plain.say(QUESTION)
+        await plain.say(ENDLESS)
         await plain.send("response.create")
         for listener in (client, plain):
             await listener.until(DELTA)

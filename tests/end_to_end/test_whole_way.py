@@ -10,7 +10,7 @@ from sessions.redis_store import RedisStore
 from tests.end_to_end.client import WEATHER, Client, open_client
 from tests.end_to_end.conftest import Backends
 from tests.end_to_end.processes import FluemanProcess, run_command, running, token_of
-from tests.end_to_end.stored import Records, check_redis, open_records, text_of, until_empty
+from tests.end_to_end.stored import STORE_TIMEOUT_S, Records, check_redis, open_records, text_of, until_empty
 
 NUM_SESSIONS = 40
 NUM_TURNS = 5
@@ -33,7 +33,7 @@ async def talk_with_cuts_and_tools(port: int, number: int) -> Client:
     """A session in which answers are cut short, fail, and call a tool."""
     async with open_client(port, token_of(f"user-{number}")) as client:
         await client.send("session.update", session={"type": "realtime", "tools": [WEATHER]})
-        cut = await client.ask_and_cut(f"[tokens 500] [pace 300] number {number}", num_deltas=number % 7)
+        cut = await client.ask_and_cut(f"[tokens 4000] [pace 50] number {number}", num_deltas=number % 7)
         assert cut["status"] == "cancelled"
         call = (await client.ask('[call get_weather {"city":"Köln"}]'))["output"][0]
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": "rain ☔"}
@@ -71,7 +71,7 @@ async def test_every_turn_is_stored_once_and_replays_to_the_very_bytes(
             talks = [tasks.create_task(talk(nodes[n % len(nodes)].port, n)) for n in range(NUM_SESSIONS)]
         clients = [done.result() for done in talks]
         await records.until_ended(NUM_SESSIONS)
-        async with RedisStore(backends.redis.url) as store:
+        async with RedisStore(backends.redis.url, timeout_s=STORE_TIMEOUT_S) as store:
             await until_empty(store)
 
         counts = await records.counts()
@@ -95,7 +95,7 @@ async def test_what_is_cut_short_fails_or_calls_a_tool_is_stored_as_the_client_s
             talks = [tasks.create_task(talk_with_cuts_and_tools(node.port, n)) for n in range(20)]
         clients = [done.result() for done in talks]
         await records.until_ended(len(clients))
-        async with RedisStore(backends.redis.url) as store:
+        async with RedisStore(backends.redis.url, timeout_s=STORE_TIMEOUT_S) as store:
             await until_empty(store)
 
         counts = await records.counts()

@@ -12,7 +12,7 @@ from websockets.typing import Subprotocol
 
 from tests.sessions.builders import Json
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Watcher:

@@ -149,7 +149,7 @@ async def vllm_serve(model: Path, log: Path) -> AsyncIterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: ASYNC220
         try:
-            async with asyncio.timeout(150), httpx.AsyncClient() as http:
+            async with asyncio.timeout(400), httpx.AsyncClient() as http:
                 while True:
                     assert process.poll() is None, f"see {log}"
                     try:

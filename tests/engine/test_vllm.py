@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import os
+from pathlib import Path
 
 import psutil
 import pytest

@@ -37,6 +37,11 @@ class NodeOnSmallDisk(FluemanProcess):
         """The folder, as seen from outside."""
         return Path(f"/proc/{self.pid}/root{self._data_dir}")
 
+    @property
+    def has_stalled(self) -> bool:
+        """Whether something could not be journaled."""
+        return '"journal.stalled"' in self.log_path.read_text()
+
     def copy_to(self, folder: Path) -> Path:
         """What is on the disk now: SQLite cannot open a file in another's mount namespace."""
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +77,9 @@ async def test_a_full_disk_loses_nothing_of_the_embedded_store(tmp_path: Path, c
         talkers = [Talker(f"user{number}", [node.port], chance, HABITS) for number in range(NUM_TALKERS)]
         async with asyncio.TaskGroup() as tasks:
             talking = [tasks.create_task(talker.talk()) for talker in talkers]
-            for _ in range(NUM_TIMES_FULL):
+            for number in range(10 * NUM_TIMES_FULL):
+                if number >= NUM_TIMES_FULL and node.has_stalled:
+                    break  # a slow machine may write nothing while the disk is full
                 await asyncio.sleep(chance.uniform(0.3, 0.8))
                 with node.full(chance.choice([0, 4_096, 20_000])):
                     await asyncio.sleep(chance.uniform(0.3, 1.5))
@@ -88,5 +95,5 @@ async def test_a_full_disk_loses_nothing_of_the_embedded_store(tmp_path: Path, c
 
     verdict = check(ledgers, evidence)
     assert verdict.complaints + late == []
-    assert '"journal.stalled"' in node.log_path.read_text(), "the disk was never full"
+    assert node.has_stalled, "the disk was never full"
     assert verdict.figures.acknowledged > 2 * NUM_TIMES_FULL, "there was no load"

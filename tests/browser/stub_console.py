@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -31,7 +32,8 @@ class Stub:
     """What the server says. `refuse`: path → status, to say no with; `asked`: queries and bodies by path.
 
     Of replays: `dead` connections, which never say a word again, are those up to that number; `drops_with` is the close code that
-    follows the first word; so many `num_refused` seeks come to be refused, and updates `num_answered` (all, if None).
+    follows the first word; so many `num_refused` seeks come to be refused, and updates `num_answered` (all, if None). What plays waits
+    at `holds_at_ms`, until that is further on.
     """
 
     port: int
@@ -53,6 +55,7 @@ class Stub:
     drops_with: int | None = None
     num_refused: int = 0
     num_answered: int | None = None
+    holds_at_ms: float = math.inf
 
     @property
     def num_connections(self) -> int:
@@ -260,7 +263,7 @@ class Playback:
                 if self._number <= self._stub.dead:
                     continue
                 if not self._is_paused and not self._is_done:
-                    self._position += (time.monotonic() - began) * 1000 * self._speed
+                    self._go_on((time.monotonic() - began) * 1000 * self._speed)
                 if self._waiting:
                     await self._answer()
                 elif wait_s is not None and wait_s <= _TICK_S:
@@ -281,10 +284,16 @@ class Playback:
             return None
         if self._next >= len(events):
             return _TICK_S if self._stub.is_live else 0
+        if events[self._next][0] > self._stub.holds_at_ms:
+            return None
         silence_ms = events[self._next][0] - self._position
         if self._max_silence_ms is not None and silence_ms > self._max_silence_ms:
             self._position = events[self._next][0] - self._max_silence_ms
         return max(0.0, (events[self._next][0] - self._position) / self._speed / 1000)
+
+    def _go_on(self, ms: float) -> None:
+        furthest_ms = max(self._position, self._stub.holds_at_ms)
+        self._position = min(self._position + ms, furthest_ms)
 
     async def _step(self) -> None:
         assert self._recording

@@ -45,7 +45,3 @@ class Support:
     async def seek(self, ms: int) -> None:
         """Drag the scrubber there."""
         await self.scrubber.fill(str(ms // 100 * 100))
-
-    async def position(self) -> float:
-        """Where the scrubber is, in milliseconds."""
-        return float(await self.scrubber.input_value())

@@ -1,13 +1,13 @@
 """The player when the link or the server is not as it should be: it shows where it is, goes on when it can, and asks too much of nobody."""
 
-import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.conftest import PATIENCE_MS, visit
+from tests.browser.conftest import visit
+from tests.browser.passing import until
 from tests.browser.stub_console import Stub, running_stub
 from tests.browser.stub_data import FULL, full_recording
 from tests.browser.stub_recording import Recording
@@ -28,12 +28,6 @@ def stub() -> Iterator[Stub]:
 
 def place_of(stub: Stub, at_ms: int | None = None) -> str:
     return f"{stub.url}/sessions/{FULL}" + ("" if at_ms is None else f"?at={at_ms}")
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_MS / 1000):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def test_a_start_past_the_end_is_the_end(browser: Browser, stub: Stub) -> None:

@@ -1,13 +1,15 @@
 """A session's page: what is played is what its user saw, at any pace and from anywhere; beside it, what is known of each answer."""
 
-import asyncio
 import json
+import math
+import re
 from collections.abc import Iterator
 
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.conftest import PATIENCE_MS, visit
+from tests.browser.conftest import visit
+from tests.browser.passing import until
 from tests.browser.stub_console import Json, Stub, running_stub
 from tests.browser.stub_data import FULL, full_recording, populate
 from tests.browser.stub_recording import BEGAN_MS, Recording
@@ -64,15 +66,18 @@ async def test_it_plays_from_the_beginning_at_the_chosen_speed_and_pauses(browse
         await expect(support.answers).to_have_count(4)
         await support.speed.select_option("8×")
 
+        stub.holds_at_ms = 2_700
         await support.play.click()
 
         await expect(support.answers).to_have_count(1)
         await expect(support.answers.first).to_have_attribute("data-status", "streaming")
+        stub.holds_at_ms = 20_000
         await expect(support.answers.nth(1)).to_have_attribute("data-status", "cancelled")
         await support.pause.click()
         await expect(support.play).to_be_visible()
-        stopped = await support.position()
-        assert 8_000 < stopped < 60_000
+        await until(lambda: stub.updates[-1].get("paused") is True)
+        stub.holds_at_ms = math.inf
+        await expect(support.time).to_have_text(re.compile("^0:(1[0-9]|20) / 0:58$"))
         assert told_until_playing(stub) == {"type": "avatar.replay.update", "speed": 8, "position": 0, "paused": False}
 
 
@@ -145,7 +150,7 @@ async def test_silences_are_skipped_when_asked_for(browser: Browser, stub: Stub)
 
         await support.play.click()
 
-        await expect(support.answers).to_have_count(4, timeout=8_000)
+        await expect(support.answers).to_have_count(4)
         assert told_until_playing(stub)["max_silence_ms"] == 1000
 
 
@@ -340,9 +345,7 @@ async def test_a_lost_connection_is_said_and_goes_on_where_it_was(browser: Brows
         await expect(support.answers).to_have_count(2)
 
         stub.drop()
-        async with asyncio.timeout(PATIENCE_MS / 1000):
-            while stub.num_connections < 2:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await until(lambda: stub.num_connections >= 2)
 
         await expect(support.answers).to_have_count(2)
         await expect(page.locator(".trouble")).to_be_empty()

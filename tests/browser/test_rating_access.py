@@ -23,11 +23,12 @@ RECORD_SPOKEN = """() => {
   const status = document.querySelector("#rated");
   new MutationObserver(() => status.textContent && window.spoken.push(status.textContent)).observe(status, { childList: true });
 }"""
-RECORD_TOPS = """(group) => {
+RECORD_TOPS = """() => {
   window.tops = new Set();
   const note = () => {
-    window.tops.add(Math.round(group.getBoundingClientRect().top));
-    window.noting = requestAnimationFrame(note);
+    const group = document.querySelector(".answer .rating");
+    if (group) window.tops.add(Math.round(group.getBoundingClientRect().top));
+    requestAnimationFrame(note);
   };
   note();
 }"""
@@ -148,10 +149,9 @@ async def test_thumbs_stay_where_they_are_while_text_streams(browser: Browser, s
     async with visit(browser, server.url, is_still=True) as page:
         person = Person(page)
         await person.wait_until_connected()
+        await page.evaluate(RECORD_TOPS)
         answer = await person.say("[pace 40] [tokens 80] Go on")
-        await person.wait_until_speaking(answer)
         thumbs = Thumbs(answer)
-        await thumbs.group.evaluate(RECORD_TOPS)
 
         await thumbs.up.click()
 

@@ -14,6 +14,7 @@ from tests import services
 from tests.browser.accessibility import assert_no_sideways_scroll, violations
 from tests.browser.conftest import ARTIFACTS, AWAY, PATIENCE_MS, Server, visit
 from tests.browser.link import link_to
+from tests.browser.passing import STATUSES, note, noted
 from tests.browser.person import Person
 from tests.browser.rater import Thumbs
 from tests.browser.support import Support
@@ -195,12 +196,14 @@ async def test_a_conversation_is_followed_while_it_goes_on(browser: Browser, ser
         await expect(page.locator(".session-head .badge.live")).to_have_text("Live")
         await expect(support.answers.first.locator(".words")).to_have_text("Which aardvark?")
 
+        await note(page, STATUSES)
+
         answer = await person.say("[tokens 40] And what does it eat?")
 
         await expect(support.log.get_by_text("And what does it eat?")).to_be_visible()
-        await expect(support.answers.nth(1)).to_have_attribute("data-status", "streaming")
         await person.wait_until(answer, "completed")
         await expect(support.answers.nth(1)).to_have_attribute("data-status", "completed")
+        assert "completed streaming" in await noted(page)
         await expect(support.answers.nth(1).locator(".words")).to_have_text(await person.words(answer))
         await expect(support.sheets).to_have_count(2)
         await expect(support.pause).to_be_visible()

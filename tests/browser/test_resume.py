@@ -44,6 +44,7 @@ async def test_an_answer_goes_on_in_its_bubble_when_the_connection_is_cut(browse
         assert await person.words(answer) == undisturbed
         await expect(person.answers).to_have_count(1)
         await expect(person.log.locator(".divider, .gap")).to_have_count(0)
+        await wire.until_received("session.updated", 3)
         await person.wait_until_connected()
         assert wire.num_sent("response.create") == wire.num_received("response.created") == [1]
         assert wire.num_received("session.updated") == [3]

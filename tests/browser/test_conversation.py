@@ -36,8 +36,13 @@ window.WebSocket = class extends WebSocket {
 }"""
 RECORD_MOUTH = """() => {
   window.mouths = new Set();
+  window.openMouths = new Set();
   const mouth = document.querySelector(".face .mouth");
-  new MutationObserver(() => window.mouths.add(mouth.getAttribute("d"))).observe(mouth, { attributes: true });
+  new MutationObserver(() => {
+    const shape = mouth.getAttribute("d");
+    window.mouths.add(shape);
+    if (document.querySelector(".face .tongue").getAttribute("opacity") > 0.2) window.openMouths.add(shape);
+  }).observe(mouth, { attributes: true });
 }"""
 
 
@@ -166,7 +171,7 @@ async def test_the_face_thinks_then_speaks_then_listens(browser: Browser, server
 
         answer = await person.say("[tokens 2000] Hello")
         async with asyncio.timeout(PATIENCE_MS / 1000):
-            while await page.evaluate("window.mouths.size") <= 20:
+            while await page.evaluate("window.openMouths.size") <= 20:
                 await person.wait_until_speaking(answer)
         await person.stop.click()
         await person.wait_until(answer, "cancelled")

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sessions.redis_store import RedisStore
 from sessions.sqlite_store import SqliteStore
 from sessions.store import Store
 from tests import scheduling, services
+
+# No property is about how long its examples take: on a busy machine any of them may take a second.
+settings.register_profile("flueman", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("flueman")
 
 
 @pytest.hookimpl(optionalhook=True)

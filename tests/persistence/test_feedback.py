@@ -84,7 +84,7 @@ def changes_of_mind(session_id: str) -> list[FeedbackRecord]:
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_in_any_order_and_repetition_what_was_chosen_last_counts(database: Database, data: st.DataObject) -> None:
     """P3: also over several batches."""
     session_id = f"sess_{secrets.token_hex(8)}"

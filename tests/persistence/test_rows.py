@@ -126,7 +126,7 @@ async def test_writing_again_changes_nothing(database: Database) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_any_order_and_repetition_ends_in_the_same_rows(database: Database, data: st.DataObject) -> None:
     session_id, other_id = (f"sess_{secrets.token_hex(8)}" for _ in range(2))
     life = session_life(session_id)

@@ -155,7 +155,7 @@ async def stored(database: Database) -> Stored:
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(wanted=filters(), limit=st.integers(1, 30))
 async def test_pages_together_are_all_that_is_wanted_newest_first(
     database: Database, stored: Stored, clock: str, wanted: SessionFilter, limit: int
@@ -197,7 +197,7 @@ async def test_names_that_differ_by_a_space_are_of_different_people(database: Da
         assert await overview(database, from_ms=0, to_ms=CREATED_MS, clients=frozenset({nobody})) == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(wanted=filters())
 async def test_no_plan_reads_a_whole_table(database: Database, stored: Stored, wanted: SessionFilter) -> None:
     statements = await statements_of(database, lambda: find_sessions(database, wanted))

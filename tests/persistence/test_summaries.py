@@ -220,7 +220,7 @@ async def assert_derived(database: Database, expected: Sequence[Digest], client_
     assert found_sums == sums
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 async def test_any_interleaving_of_records_and_summarizers_ends_as_the_records_have_it(
     database: Database, data: st.DataObject

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -72,12 +71,13 @@ async def test_a_hung_server_is_unavailable_in_bounded_time(
     monkeypatch.setattr("persistence.archive._S3_TIMEOUT_S", 1.0)
     async with open_archive(bucket_url(durable_s3)) as archive:
         durable_s3.pause()
-        started = time.monotonic()
 
-        with pytest.raises(ArchiveUnavailable):
-            await archive.put("a.zst", b"data")
+        # Without a limit of ours it would be botocore's: a minute, five times over.
+        async with asyncio.timeout(30):
+            with pytest.raises(ArchiveUnavailable):
+                await archive.put("a.zst", b"data")
 
-        assert time.monotonic() - started < 3
+        monkeypatch.undo()
         durable_s3.resume()
         assert await archive.put("b.zst", b"data") == "stored"
 

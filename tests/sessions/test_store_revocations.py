@@ -168,7 +168,7 @@ async def test_revocations_survive_the_process(tmp_path: Path) -> None:
 
 
 async def test_the_stream_expires_with_the_last_of_its_entries(own_redis: RedisServer) -> None:
-    async with RedisStore(own_redis.url) as store, Redis.from_url(own_redis.url) as redis:
+    async with RedisStore(own_redis.url, timeout_s=10) as store, Redis.from_url(own_redis.url) as redis:
         await store.revoke(make_revocation("longest", left_s=7200))
         await store.revoke(make_revocation("short", left_s=60))
 
@@ -176,7 +176,7 @@ async def test_the_stream_expires_with_the_last_of_its_entries(own_redis: RedisS
 
 
 async def test_redis_forgets_what_is_due_a_bounded_number_at_a_time(own_redis: RedisServer) -> None:
-    async with RedisStore(own_redis.url) as store, Redis.from_url(own_redis.url) as redis:
+    async with RedisStore(own_redis.url, timeout_s=10) as store, Redis.from_url(own_redis.url) as redis:
         for _ in range(150):
             await redis.xadd("fl:revoked", {"until": NOW_S - 5, "revocation": "{}"})
 

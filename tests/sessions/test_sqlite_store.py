@@ -6,14 +6,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from sessions import sqlite_schema, sqlite_transactions
+from sessions import sqlite_schema, sqlite_store, sqlite_transactions
 from sessions.errors import SessionNotFound, StoreUnavailable
 from sessions.sqlite_store import SqliteStore, StoreInUse
 from sessions.store import encode_placed
@@ -267,17 +267,26 @@ async def test_no_owner_stays_in_sqlite(tmp_path: Path) -> None:
         assert database.execute("SELECT * FROM taken").fetchall() == []
 
 
-async def test_a_claim_that_was_cut_short_is_adopted_by_the_claimer(tmp_path: Path) -> None:
+async def test_a_claim_that_was_cut_short_is_adopted_by_the_claimer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """P6: it was done after all, and its owner, which lives, knows nothing of it."""
     path = tmp_path / "sessions.sqlite"
+    loop, transact, begins = asyncio.get_running_loop(), sqlite_store._transact, asyncio.Event()
+
+    def transact_and_tell(database: sqlite3.Connection, work: Callable[[], object]) -> object:
+        loop.call_soon_threadsafe(begins.set)
+        return transact(database, work)
+
     async with SqliteStore(path) as store:
         await store.create(make_meta(), "node-1")
         await store.renew("node-1", 60)
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
+            monkeypatch.setattr(sqlite_store, "_transact", transact_and_tell)
             cut = asyncio.ensure_future(store.claim(SESSION, "node-2"))
-            # It waits in its thread for the lock.
-            await asyncio.sleep(0.05)
+            # Before its thread has it, it would be called off and not cut short.
+            await begins.wait()
             cut.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cut

@@ -99,7 +99,7 @@ async def test_a_slow_issuer_delays_nobody_whose_key_is_known() -> None:
     first = asyncio.create_task(issuer.jwks.find("k"))
     await asyncio.sleep(0)
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await issuer.jwks.find("k")
 
     issuer.gate.set()

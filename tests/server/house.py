@@ -89,14 +89,32 @@ class StallingStore(SqliteStore):
 
 
 class CountingEngine(ScriptedEngine):
-    """Counts what it has streamed; a prompt whose text holds "[bug]" meets one."""
+    """Counts what it has streamed, and waits where it is held; a prompt whose text holds "[bug]" meets one."""
 
     num_chunks = 0
+    held_after = float("inf")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._released = asyncio.Event()
+
+    def hold(self, *, after: int) -> None:
+        """No answer gets beyond so many chunks until `release`: at whatever speed, it is not over before the test has acted."""
+        self.held_after = after
+
+    def release(self) -> None:
+        """Go on."""
+        self.held_after = float("inf")
+        self._released.set()
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Chunk, None]:
         if any("[bug]" in getattr(item, "text", "") for item in prompt.items):
             raise ValueError("secret words of the prompt")
+        num_chunks = 0
         async for chunk in super().generate(prompt):
+            if num_chunks >= self.held_after:
+                await self._released.wait()
+            num_chunks += 1
             self.num_chunks += 1
             yield chunk
 

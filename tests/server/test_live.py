@@ -344,11 +344,14 @@ async def test_an_ended_session_does_not_expire(house: House) -> None:
 
 async def test_finish_waits_for_the_answer(house: House) -> None:
     session, screen = await house.open()
-    ask(session, "[pace 20] [tokens 10]")
+    house.engine.hold(after=3)
+    ask(session, "[tokens 10]")
     await screen.until("response.output_text.delta")
 
     session.finish(code=1012, reason="the server restarts")
+    await turns(100)
     closed_early = screen.closed
+    house.engine.release()
     closed = await screen.until_closed()
 
     assert closed_early is None
@@ -383,11 +386,13 @@ async def test_finish_waits_for_what_is_not_committed(house: House) -> None:
 async def test_a_session_that_closes_begins_no_answer(house: House) -> None:
     """Answer upon answer would hold the server's stop."""
     session, screen = await house.open()
-    ask(session, "[pace 200] [tokens 10]")
+    house.engine.hold(after=3)
+    ask(session, "[tokens 10]")
     await screen.until("response.output_text.delta")
     session.finish(code=1012, reason="the server restarts")
 
     send(session, "response.create", event_id="mine", response={"conversation": "none"})
+    house.engine.release()
     await screen.until_closed()
 
     assert kinds(screen.events).count("response.created") == 1

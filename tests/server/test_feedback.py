@@ -63,12 +63,14 @@ async def test_a_rating_is_acknowledged_only_once_it_and_its_record_are_committe
 
 async def test_an_answer_is_rated_while_it_streams(house: House) -> None:
     session, screen = await house.open(RESUMABLE)
+    house.engine.hold(after=5)
     ask(session, "[pace 100] [tokens 40]")
     delta = await screen.until(DELTA, 3)
 
     rate(session, delta["item_id"], "down", start=0, end=1)
     await screen.until(CREATED)
     done_by_then = "response.done" in kinds(screen.events)
+    house.engine.release()
     done = await screen.until("response.done")
 
     assert not done_by_then

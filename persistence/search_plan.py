@@ -74,21 +74,25 @@ class Plan(Struct, frozen=True):
         # Both spell a join whose order the planner leaves alone.
         join = "STRAIGHT_JOIN" if on_mysql else "CROSS JOIN"
         if not self.lists:
-            return self._walk("summaries s", "s", [])
+            return self._walk("summaries s", "s", [], on_mysql=on_mysql)
         others = [names[0] for names in self.lists[: self.num_words] if names != self.lists[number]]
         tables = "postings d" + "".join(
             f" {join} postings p_{name} ON p_{name}.term = :{name} AND p_{name}.place = d.place" for name in others
         )
         tables += f" {join} summaries s ON s.place = d.place"
-        walks = [self._walk(tables, "d", [f"d.term = :{name}"]) for name in self.lists[number]]
+        walks = [self._walk(tables, "d", [f"d.term = :{name}"], on_mysql=on_mysql) for name in self.lists[number]]
         if len(walks) == 1:
             return walks[0]
         merged = " UNION ALL ".join(f"SELECT * FROM ({walk}) AS w{i}" for i, walk in enumerate(walks))  # noqa: S608
         return f"{merged} ORDER BY place DESC LIMIT :num_rows"
 
-    def _walk(self, tables: str, driver: str, conditions: list[str]) -> str:
-        bounds = [f"{driver}.place < :upper", f"{driver}.place >= :floor"]
-        where = " AND ".join([*conditions, *bounds, *self.conditions])
+    def _walk(self, tables: str, driver: str, terms: list[str], *, on_mysql: bool) -> str:
+        conditions = [f"{driver}.place < :upper", f"{driver}.place >= :floor", *self.conditions]
+        if not on_mysql:
+            # SQLite guesses that each of them leaves few rows, and where it comes to none at all, sorts what comes in order already: it
+            # would read the list to its end for that.
+            conditions = [f"likelihood({condition}, 1.0)" for condition in conditions]
+        where = " AND ".join([*terms, *conditions])
         return f"SELECT {_COLUMNS} FROM {tables} WHERE {where} ORDER BY {driver}.place DESC LIMIT :num_rows"  # noqa: S608
 
 

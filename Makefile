@@ -4,7 +4,7 @@ BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 FAULTS ?= 2000
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: run install test check fix bench bench-gpu bench-takeover bench-cancel bench-hostile bench-million bench-replay soak chaos clean
 

@@ -192,10 +192,9 @@ export class Ratings {
 
   /** @param {string} sessionId @param {boolean} isGap */
   #greeted(sessionId, isGap) {
-    // All ratings of the conversation will be told, so those that are not are no more. One that is to be withdrawn may be in the
-    // tables alone, and only what was saved says which it is.
-    const isToldAnew = isGap || this.#sessionId === "";
-    if (isToldAnew) for (const entry of this.#of(sessionId)) if (entry.wanted?.rating !== null) entry.saved = null;
+    // All ratings of the conversation will be told, so those that are not are no more; but one that is to be withdrawn may be in the
+    // tables alone, and is known by its id there.
+    if (isGap || !this.#sessionId) for (const entry of this.#of(sessionId)) if (entry.wanted?.rating !== null) entry.saved = null;
     this.#sessionId = sessionId;
   }
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from server.settings import DEMO_MODEL
 from tests.benchmarks.bare import Run
-from tests.benchmarks.contenders import Contender, Flueman, bare, flueman, served
+from tests.benchmarks.contenders import Contender, Flueman, bare, flueman, leave_models_alone, served
 from tests.benchmarks.figures import Figures, median_of
 from tests.benchmarks.load import connect
 from tests.services import redis_server
@@ -66,6 +66,7 @@ async def compare_engines(model: str, turns: int, streams: tuple[int, ...]) -> l
             await stack.enter_async_context(served(model, ENGINE_ARGS)),
             await stack.enter_async_context(flueman(environment)),
         ]
+        leave_models_alone()
         lines = list(HEADINGS)
         for num_streams in streams:
             lines += rows(await take_turns(contenders, num_streams, turns, max_tokens=MAX_TOKENS))

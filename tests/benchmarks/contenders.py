@@ -168,6 +168,21 @@ def yield_to_servers(pid: int) -> None:
                 os.sched_setscheduler(thread.id, os.SCHED_IDLE, os.sched_param(0))
 
 
+def leave_models_alone() -> None:
+    """This process and all below it, but for the models themselves, run where no model does: vLLM binds each to some processors.
+
+    What a model computes with is its own then, as a GPU would be. Otherwise it is chance how often one of the others runs there, and the
+    model waits for it: more often for two that talk to each other than for one that spends twice as much.
+    """
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    models = [process for process in family if process.name().startswith("VLLM::Worker")]
+    free = set(range(os.cpu_count() or 1)).difference(*(os.sched_getaffinity(model.pid) for model in models))
+    for process in family:
+        if process not in models and free:
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, free)
+
+
 def _flag(name: str, value: object) -> list[str]:
     option = "--" + name.replace("_", "-")
     return [option] if value is True else [option, str(value)]

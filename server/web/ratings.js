@@ -127,14 +127,14 @@ export class Ratings {
     const { wanted, flight, saved, unsure } = entry;
     const way = this.#way(entry);
     if (!wanted || flight || way === "none") return;
-    if (!unsure && areSame(wanted, saved)) {
+    if ((!unsure || (!saved && !unsure.rating)) && areSame(wanted, saved)) {
       entry.wanted = null;
       this.#save();
       return this.#onChange(entry.itemId);
     }
     // A rating is withdrawn by its id, which only the answer to it tells: what may have arrived is sent once more.
     const choice = wanted.rating === null && !saved && unsure ? unsure : wanted;
-    entry.unsure = choice.rating === null ? unsure : choice;
+    entry.unsure = choice;
     entry.flight = { eventId: way === "socket" ? newId(EVENT_PREFIX) : "", choice };
     this.#save();
     this.#onChange(entry.itemId);

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from playwright.async_api import Browser, Page, WebSocketRoute, expect
+from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
 
 from tests.browser.conftest import Server
 from tests.browser.link import link_to
 from tests.browser.rater import CREATE, CREATED, DELETE, Thumbs, converse, rated_item, wait_until_stored
-from tests.browser.talk import REALTIME, make_gaps, talk
+from tests.browser.talk import REALTIME, another_client, make_gaps, talk
 from tests.browser.test_sending import BreakingWire
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -157,6 +157,36 @@ async def test_a_withdrawal_that_waits_over_a_reload_needs_no_word_of_what_it_wi
         await wait_until_stored(server, item_id, None)
         await Thumbs(answer).expect_pressed(None)
         assert wire.num_sent(CREATE, DELETE) == [1, 1]
+
+
+async def test_who_rates_again_after_a_withdrawal_whose_answer_was_lost_is_heard(
+    browser: Browser, server: Server
+) -> None:
+    """P3: what the page knows to be saved may be so no more."""
+    async with talk(browser, server.url) as (person, wire):
+        [answer] = await converse(person)
+        [item_id] = {event["item_id"] for event in wire.received if event["type"] == "response.output_text.delta"}
+        thumbs = Thumbs(answer)
+        async with another_client(person.page, server) as client:
+            await expect(person.connection).to_have_text("Open in another tab")
+            await client.close()
+        await thumbs.up.click()
+        await expect(thumbs.progress).to_have_text("Saved")
+        await person.page.route("**/v1/feedback/*", lose_answer)
+        await thumbs.up.click()
+        await wait_until_stored(server, item_id, None)
+        await expect(thumbs.progress).to_have_text("Not saved yet, trying again")
+
+        await thumbs.up.click()
+
+        await expect(thumbs.progress).to_have_text("Saved")
+        await wait_until_stored(server, item_id, "up")
+
+
+async def lose_answer(route: Route) -> None:
+    """The server does what it is asked, and nobody hears of it."""
+    await route.fetch()
+    await route.abort("connectionreset")
 
 
 @pytest.mark.parametrize("is_gap", [False, True], ids=["reload", "gap"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,6 +21,8 @@ REASON = "Your token has been revoked."
 # A silent line is given up after this and the store's own limit; revocations may be late by that.
 _WAIT_S = 1.0
 _RETRY_S = 0.5
+# At once: nothing is heard meanwhile.
+_NUM_WRITTEN_BACK = 50
 
 
 class Watched(Protocol):
@@ -86,7 +89,7 @@ class Revocations:
         is_away = False
         while True:
             try:
-                await self._read(wait_s=_WAIT_S)
+                await self._read(wait_s=0 if self._untold else _WAIT_S)
                 is_away = False
             except StoreUnavailable as error:
                 if not is_away:
@@ -110,12 +113,17 @@ class Revocations:
         return has_more
 
     async def _write_back(self) -> None:
-        """Give the store what it has lost: it came back empty or older, and nodes that start later ask only it."""
-        for key, lost in tuple(self._untold.items()):
-            if key in self._known:  # else due meanwhile
-                _log.warning("revocation.written_back", kind=lost.kind)
-                await self._store.revoke(lost)
-            del self._untold[key]
+        """Give the store some of what it has lost: it came back empty or older, and nodes that start later ask only it."""
+        num_written = 0
+        try:
+            for key, lost in tuple(itertools.islice(self._untold.items(), _NUM_WRITTEN_BACK)):
+                if key in self._known:  # else due meanwhile
+                    await self._store.revoke(lost)
+                    num_written += 1
+                del self._untold[key]
+        finally:
+            if num_written:
+                _log.warning("revocations.written_back", num=num_written)
 
     def _names(self, principal: Principal) -> bool:
         known = self._known

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as the hash
-MAX_REASON_CHARS = 64
+_MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as the hash
+_MAX_REASON_CHARS = 64
 SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
 PUBLIC_KEY_ALGORITHMS = ("EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 
@@ -61,8 +61,8 @@ def exact_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 def long_enough(secret: SecretStr) -> SecretStr:
     """The secret, if it can sign."""
     text = secret.get_secret_value()
-    if len(text.encode()) < MIN_SECRET_BYTES:
-        raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
+    if len(text.encode()) < _MIN_SECRET_BYTES:
+        raise ValueError(f"must have at least {_MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
     if len(set(text)) < 8:
         raise ValueError("looks like a placeholder; make one with: openssl rand -hex 32")
     return secret
@@ -99,7 +99,7 @@ def known_algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
 def short_words(words: tuple[str, ...]) -> tuple[str, ...]:
     """The words, if each can be shown and chosen."""
     if len(set(words)) != len(words) or not all(
-        0 < len(word) <= MAX_REASON_CHARS and word.isprintable() for word in words
+        0 < len(word) <= _MAX_REASON_CHARS and word.isprintable() for word in words
     ):
-        raise ValueError(f"each must be printable, at most {MAX_REASON_CHARS} characters long, and there once")
+        raise ValueError(f"each must be printable, at most {_MAX_REASON_CHARS} characters long, and there once")
     return words

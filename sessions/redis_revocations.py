@@ -36,12 +36,12 @@ async def revoke(line: RedisLine, revocation: Revocation) -> None:
 
 async def revocations(line: RedisLine, after: str, wait_s: float) -> Heard:
     """As `Store.revocations`."""
-    after, is_anew = after or _START, False
+    after = after or _START
     if after != _START:
         # Redis came back empty or older, or the entry was due. Its ids may be smaller now: waiting beyond the old one could be for ever.
         (mark,) = await line.ask(("XRANGE", _STREAM, after, after))
-        if not mark:
-            after, is_anew = _START, True
+        after = after if mark else _START
+    is_anew = after == _START
     # BLOCK 0 would be for ever.
     block: Command = ("BLOCK", max(1, math.ceil(wait_s * 1000))) if wait_s > 0 else ()
     (reply,) = await line.ask(("XREAD", "COUNT", _NUM_ENTRIES, *block, "STREAMS", _STREAM, after), wait_s=wait_s)

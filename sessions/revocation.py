@@ -31,7 +31,7 @@ class Revocation(Struct, frozen=True):
 class Heard(NamedTuple):
     """What a reader hears: the revocations that are new to it, oldest first, and up to where it has read.
 
-    `is_anew`: the store does not know where the reader was, and tells all from its beginning; what is not told then is lost or forgotten.
+    `is_anew`: the reader was nowhere that the store knows, and is told all from its beginning; what is not told then is lost or forgotten.
     """
 
     revocations: list[Revocation]

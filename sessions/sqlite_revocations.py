@@ -20,7 +20,7 @@ def revoke(database: sqlite3.Connection, revocation: Revocation, now_us: int) ->
 def revocations(database: sqlite3.Connection, after: str) -> Heard:
     """Those that were added after that mark."""
     mark = int(after or 0)
-    is_anew = mark > 0 and not database.execute("SELECT 1 FROM revocations WHERE id = ?", (mark,)).fetchone()
+    is_anew = not database.execute("SELECT 1 FROM revocations WHERE id = ?", (mark,)).fetchone()
     rows = database.execute(
         "SELECT id, revocation FROM revocations WHERE id > ? ORDER BY id LIMIT ?", (0 if is_anew else mark, _NUM_ROWS)
     ).fetchall()

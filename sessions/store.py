@@ -267,7 +267,7 @@ class Store(Protocol):
         """Keep it for every process to read, until it is due."""
 
     async def revocations(self, after: str, wait_s: float) -> Heard:
-        """Some of those that were added after the mark `after`, oldest first, waiting at most `wait_s` for the first; and the new mark.
+        """Some of those that were added after the mark `after`, oldest first, waiting at most `wait_s` for the first.
 
         The mark of what was never read is "". Where the store does not know the mark, since it came back empty or older, or forgot what was
         due, all that it has come again. One call at a time.

@@ -45,7 +45,7 @@ class Kept(SqliteStore):
     async def revocations(self, after: str, wait_s: float) -> Heard:
         self.num_reads += 1
         start = int(after or 0)
-        is_anew = start > len(self.kept)
+        is_anew = start == 0 or start > len(self.kept)
         start = 0 if is_anew else start
         if not self.is_away and start == len(self.kept):
             self._news.clear()
@@ -348,6 +348,12 @@ def test_what_could_not_be_given_back_is_given_back_later() -> None:
             store.num_refused = 2
             await asyncio.sleep(10)
 
+            assert sorted(store.kept, key=lambda one: one.name) == lost
+            del store.kept[1:]
+            await asyncio.sleep(10)
+            assert sorted(store.kept, key=lambda one: one.name) == lost
+            store.kept.clear()
+            await asyncio.sleep(10)
             assert sorted(store.kept, key=lambda one: one.name) == lost
 
     run(scenario())

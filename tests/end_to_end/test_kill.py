@@ -43,13 +43,15 @@ async def load_and_kill(
     node: FluemanProcess, chance: random.Random, clients: list[Client], *, fewest_frames: int = 0
 ) -> None:
     """Put the server under load and kill it at a random moment, the first handshakes included: by what was received, not by the clock."""
-    num_frames = num_received(clients) + chance.randint(fewest_frames, MOST_FRAMES)
+    is_early = not fewest_frames and chance.random() < 0.2
+    num_frames = num_received(clients) + (0 if is_early else chance.randint(fewest_frames, MOST_FRAMES))
     async with asyncio.TaskGroup() as tasks:
-        for number in range(NUM_CLIENTS):
-            tasks.create_task(talk_until_gone(node.port, number, chance, clients))
-        while num_received(clients) < num_frames:  # noqa: ASYNC110
+        talking = [
+            tasks.create_task(talk_until_gone(node.port, number, chance, clients)) for number in range(NUM_CLIENTS)
+        ]
+        while num_received(clients) < num_frames and not all(task.done() for task in talking):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-        await asyncio.sleep(chance.uniform(0, 0.02))
+        await asyncio.sleep(chance.uniform(0, 0.05))
         node.kill()
 
 

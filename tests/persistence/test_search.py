@@ -133,8 +133,7 @@ async def all_pages(
     return pages
 
 
-# A clock that stands still, and one by which the time is always over.
-# For this one SQLite once guessed that no row is left to be sorted.
+# For the first SQLite once guessed that no row is left to be sorted; the other sets all that there is.
 SORTED_BY_SQLITE = SessionFilter(
     model="demo",
     status="active",
@@ -145,6 +144,22 @@ SORTED_BY_SQLITE = SessionFilter(
     has_interruptions=True,
     hidden_clients=frozenset({"bank"}),
 )
+EVERYTHING = SessionFilter(
+    user_id="anna",
+    client_id="kiosk",
+    model="demo",
+    status="ended",
+    rating="none",
+    text="주세요 물",
+    from_ms=1,
+    to_ms=CREATED_MS,
+    min_first_token_ms=11,
+    has_errors=True,
+    has_interruptions=True,
+    clients=frozenset({"kiosk", "desk"}),
+    hidden_clients=frozenset({"bank"}),
+)
+# A clock that stands still, and one by which the time is always over.
 CLOCKS: dict[str, Callable[[], Iterator[float]]] = {
     "endless": lambda: itertools.repeat(0.0),
     "impatient": lambda: map(float, itertools.count()),
@@ -211,6 +226,7 @@ async def test_names_that_differ_by_a_space_are_of_different_people(database: Da
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(wanted=filters())
 @example(wanted=SORTED_BY_SQLITE)
+@example(wanted=EVERYTHING)
 async def test_no_plan_reads_a_whole_table(database: Database, stored: Stored, wanted: SessionFilter) -> None:
     statements = await statements_of(database, lambda: find_sessions(database, wanted))
 

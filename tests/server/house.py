@@ -101,6 +101,7 @@ class CountingEngine(ScriptedEngine):
     def hold(self, *, after: int) -> None:
         """No answer gets beyond so many chunks until `release`: at whatever speed, it is not over before the test has acted."""
         self.held_after = after
+        self._released.clear()
 
     def release(self) -> None:
         """Go on."""

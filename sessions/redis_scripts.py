@@ -20,7 +20,8 @@ end
 """
 
 # Epochs are compared by number only where they differ: "<number>.<owner>". What was taken from an owner that never comes back expires; one
-# that comes back later still finds out, at its next append.
+# that comes back later still finds out, at its next append. All that a session's state is comes in one command, the last: a Redis whose
+# disk was full has been seen to do the first half of a script only. What is owned and is not there LAPSED forgets.
 _OWNERS = """
 local function number(epoch)
   return tonumber(string.match(epoch, '^%d+')) or 0
@@ -32,7 +33,7 @@ end
 local function lease_until(owner, lease_ms)
   call('ZADD', prefix .. 'owners', 'GT', lease_ms == '0' and 0 or now_ms() + lease_ms, owner)
 end
-local function take(id, state, owner, epoch, lease_ms)
+local function take(id, state, owner, epoch, lease_ms, ...)
   local former = call('HGET', state, 'owner')
   if former and former ~= owner then
     local taken = prefix .. 'taken:' .. former
@@ -43,7 +44,7 @@ local function take(id, state, owner, epoch, lease_ms)
   call('HDEL', prefix .. 'taken:' .. owner, id)
   call('SADD', prefix .. 'owned:' .. owner, id)
   lease_until(owner, lease_ms)
-  call('HSET', state, 'owner', owner, 'epoch', epoch)
+  call('HSET', state, 'owner', owner, 'epoch', epoch, ...)
 end
 """
 
@@ -125,8 +126,7 @@ local stored = call('HMGET', state, 'epoch', 'next', 'meta')
 if stored[1] then
   return (stored[1] == epoch and stored[2] == '1' and stored[3] == ARGV[4]) and epoch
 end
-take(ARGV[1], state, ARGV[2], epoch, ARGV[3])
-call('HSET', state, 'next', 1, 'archived', 0, 'meta', ARGV[4])
+take(ARGV[1], state, ARGV[2], epoch, ARGV[3], 'next', 1, 'archived', 0, 'meta', ARGV[4])
 return epoch
 """
 )
@@ -142,7 +142,7 @@ local id, owner, former = ARGV[1], ARGV[2], ARGV[4]
 local base = prefix .. id
 local state = base .. ':state'
 local stored = call('HMGET', state, 'epoch', 'final', 'owner', 'meta', 'adopted')
-if not stored[1] then
+if not stored[1] or not stored[4] then
   return false
 end
 local meta = ARGV[5] and cjson.decode(stored[4])
@@ -181,7 +181,7 @@ RESTORE = (
 local id, owner, ours, next = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
 local base = prefix .. id
 local state = base .. ':state'
-local stored = call('HMGET', state, 'epoch', 'next', 'restored', 'owner')
+local stored = call('HMGET', state, 'epoch', 'next', 'restored')
 local latest = number(ours)
 if stored[1] and stored[1] ~= ours then
   local theirs = number(stored[1])
@@ -191,13 +191,11 @@ if stored[1] and stored[1] ~= ours then
   latest = math.max(latest, theirs)
 end
 local epoch = latest + 1 .. '.' .. owner
-call('DEL', state, base .. ':items', base .. ':journal')
-if stored[4] then
-  call('HSET', state, 'owner', stored[4])
-end
-take(id, state, owner, epoch, ARGV[3])
-call('HSET', state, 'next', next, 'archived', ARGV[6], 'meta', ARGV[7], 'config', ARGV[8])
-call('HSET', state, 'restored', ours .. ' ' .. epoch)
+call('DEL', base .. ':items', base .. ':journal')
+call('HDEL', state, 'final', 'adopted')
+call('PERSIST', state)
+local restored = ours .. ' ' .. epoch
+take(id, state, owner, epoch, ARGV[3], 'next', next, 'archived', ARGV[6], 'meta', ARGV[7], 'config', ARGV[8], 'restored', restored)
 for i = 9, #ARGV, 2 do
   call('HSET', base .. ':items', ARGV[i], ARGV[i + 1])
 end
@@ -265,7 +263,7 @@ end
 )
 
 # ARGV: owner, limit. Ids of sessions that others have without a lease, each followed by its owner. An owner that has nothing is forgotten,
-# and so is what has expired.
+# and so is what has expired, or was never created to its end, of which nobody has been told.
 LAPSED = (
     _KEYS
     + _OWNERS
@@ -278,7 +276,11 @@ for _, owner in ipairs(call('ZRANGEBYSCORE', owners, '-inf', now_ms())) do
     local owned = prefix .. 'owned:' .. owner
     for _, id in ipairs(call('SRANDMEMBER', owned, limit)) do
       limit = limit - 1
-      if call('HGET', prefix .. id .. ':state', 'owner') == owner then
+      local stored = call('HMGET', prefix .. id .. ':state', 'owner', 'meta')
+      if stored[1] == owner and not stored[2] then
+        call('DEL', prefix .. id .. ':state')
+      end
+      if stored[1] == owner and stored[2] then
         found[#found + 1] = id
         found[#found + 1] = owner
       else

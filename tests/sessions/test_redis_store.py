@@ -127,6 +127,20 @@ async def test_what_is_new_is_not_reclaimed(redis_store: RedisStore) -> None:
     assert [delivery.record for delivery in found] == [b"one"]
 
 
+async def test_what_was_created_by_half_is_nobodys_and_goes(redis_store: RedisStore, own_redis: RedisServer) -> None:
+    """As a Redis leaves it whose disk was full: told to nobody, and in nobody's way."""
+    async with Redis.from_url(own_redis.url) as client:
+        await client.sadd("fl:{0}:owned:dead", SESSION, "sess_never")
+        await client.zadd("fl:{0}:owners", {"dead": 0})
+        await client.hset(f"fl:{{0}}:{SESSION}:state", mapping={"owner": "dead", "epoch": "1.dead"})
+        with pytest.raises(SessionNotFound):
+            await redis_store.claim(SESSION, "node-1", user_id="mia")
+
+        assert await redis_store.adopt("node-1", 10) == []
+
+        assert sorted(await client.keys()) == [b"fl:{0}:outbox"]
+
+
 async def test_production_refuses_a_redis_that_forgets_and_names_every_wrong_setting(tmp_path: Path) -> None:
     with redis_server(tmp_path, appendfsync="everysec") as server:
         async with Redis.from_url(server.url) as client:

@@ -20,8 +20,8 @@ end
 """
 
 # Epochs are compared by number only where they differ: "<number>.<owner>". What was taken from an owner that never comes back expires; one
-# that comes back later still finds out, at its next append. All that a session's state is comes in one command, the last: a Redis whose
-# disk was full has been seen to do the first half of a script only. What is owned and is not there LAPSED forgets.
+# that comes back later still finds out, at its next append. All that a session's state is comes in one command, after it is owned: a Redis
+# whose disk was full has been seen to do the first half of a script only. What is owned and is not there LAPSED forgets.
 _OWNERS = """
 local function number(epoch)
   return tonumber(string.match(epoch, '^%d+')) or 0

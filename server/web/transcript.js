@@ -67,6 +67,7 @@ export class Transcript {
   #onRetry;
   #isFollowing = true;
   #isScrolling = false;
+  #top = 0;
   /** @type {Map<string, HTMLElement>} */ #questions = new Map();
   /** @type {WeakMap<Answer, Bubble>} */ #bubbles = new WeakMap();
 
@@ -144,12 +145,14 @@ export class Transcript {
     const bubble = this.#bubbles.get(answer);
     const text = bubble?.body.textContent ?? "";
     if (bubble && text.length > numUnits) bubble.body.replaceChildren(element("span", "", text.slice(0, numUnits)));
+    this.#keepUp();
   }
 
   /** Takes an answer's bubble away. @param {Answer} answer */
   withdraw(answer) {
     this.#bubbles.get(answer)?.article.remove();
     this.#bubbles.delete(answer);
+    this.#keepUp();
   }
 
   /** A line across the log: what is below starts without knowing what is above. */
@@ -227,9 +230,12 @@ export class Transcript {
     article.append(again);
   }
 
+  /** Told a frame late: the end may have moved away since. Only who goes up from it leaves it. */
   #noteScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.#log;
-    this.#isFollowing = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.#isFollowing = true;
+    else if (scrollTop < this.#top) this.#isFollowing = false;
+    this.#top = scrollTop;
     this.#latest.hidden = this.#isFollowing;
   }
 
@@ -239,8 +245,12 @@ export class Transcript {
     this.#isScrolling = true;
     requestAnimationFrame(() => {
       this.#isScrolling = false;
-      if (this.#isFollowing) this.#log.scrollTop = this.#log.scrollHeight;
-      else this.#latest.hidden = false;
+      if (!this.#isFollowing) {
+        this.#latest.hidden = false;
+        return;
+      }
+      this.#log.scrollTop = this.#log.scrollHeight;
+      this.#top = this.#log.scrollTop;
     });
   }
 }

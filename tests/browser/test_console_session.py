@@ -59,6 +59,32 @@ async def test_all_of_it_can_be_read_at_once(browser: Browser, stub: Stub) -> No
         assert await support.log.get_by_role("button").count() == 0
 
 
+async def test_what_grows_while_the_log_scrolls_is_followed_and_who_goes_up_is_left_there(browser: Browser, stub: Stub) -> None:
+    """A scroll is told of a frame late: what came until then is not the reader's doing."""
+    async with visit(browser, "about:blank") as page:
+        support = Support(page)
+        await support.open(place_of(stub), "support-token")
+        await expect(support.answers.nth(3)).to_be_in_viewport(ratio=1)
+        latest = page.get_by_role("button", name="Latest")
+
+        await support.log.evaluate("""async (log) => {
+            const seen = () => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)));
+            log.scrollTop -= 30;
+            await seen();
+            log.scrollTop += 30;
+            log.lastElementChild.style.paddingBottom = "50rem";
+            await seen();
+        }""")
+        await expect(latest).to_be_hidden()
+
+        await support.log.hover()
+        await page.mouse.wheel(0, -300)
+        await expect(latest).to_be_visible()
+        await latest.click()
+        await expect(latest).to_be_hidden()
+        assert await support.log.evaluate("(log) => log.scrollHeight - log.scrollTop - log.clientHeight") < 2
+
+
 async def test_it_plays_from_the_beginning_at_the_chosen_speed_and_pauses(browser: Browser, stub: Stub) -> None:
     async with visit(browser, "about:blank") as page:
         support = Support(page)

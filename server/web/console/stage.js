@@ -194,11 +194,7 @@ export class Stage {
     const what = h("p", {}, icon(SHAPES[rating]), ` Thumbs ${rating} from the user${reason ? `: ${reason}` : ""}`);
     const about = piece(this.#given.get(keyOf({ item_id: itemId })) ?? "", start, end);
     foot.append(h("div", { class: `opinion thumb-${rating}` }, what, about, comment ? passage(comment) : null));
-    if (!isFollowing) return;
-    // A scroll that is still to be told of would be taken for the reader's: so once more after it.
-    const transcript = this.#transcript;
-    transcript?.follow();
-    requestAnimationFrame(() => transcript?.follow());
+    if (isFollowing) this.#transcript?.follow();
   }
 
   #settle() {

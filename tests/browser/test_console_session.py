@@ -59,7 +59,9 @@ async def test_all_of_it_can_be_read_at_once(browser: Browser, stub: Stub) -> No
         assert await support.log.get_by_role("button").count() == 0
 
 
-async def test_what_grows_while_the_log_scrolls_is_followed_and_who_goes_up_is_left_there(browser: Browser, stub: Stub) -> None:
+async def test_what_grows_while_the_log_scrolls_is_followed_and_who_goes_up_is_left_there(
+    browser: Browser, stub: Stub
+) -> None:
     """A scroll is told of a frame late: what came until then is not the reader's doing."""
     async with visit(browser, "about:blank") as page:
         support = Support(page)

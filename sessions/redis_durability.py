@@ -14,6 +14,8 @@ _DURABLE = {
     "appendonly": "yes",
     "appendfsync": "always",
     "no-appendfsync-on-rewrite": "no",
+    # On what is torn Redis 7 would leave the beginning of a transaction, for the next one to complete: `deploy/redis.sh`.
+    "aof-load-truncated": "no",
     "maxmemory-policy": "noeviction",
 }
 

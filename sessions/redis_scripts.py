@@ -21,7 +21,7 @@ end
 
 # Epochs are compared by number only where they differ: "<number>.<owner>". What was taken from an owner that never comes back expires; one
 # that comes back later still finds out, at its next append. All that a session's state is comes in one command, after it is owned: a Redis
-# whose disk was full has been seen to do the first half of a script only. What is owned and is not there LAPSED forgets.
+# that cuts a torn log by itself (`redis_durability`) may do the first half of a script. What is owned and is not there LAPSED forgets.
 _OWNERS = """
 local function number(epoch)
   return tonumber(string.match(epoch, '^%d+')) or 0
@@ -351,7 +351,7 @@ return taken
 """
 
 # ARGV: id, record, number of deliveries, error. Only who takes it out of the outbox buries it, so that a retry buries it once. In this
-# order, since a Redis whose disk was full has been seen to do the first half only.
+# order, since a Redis that cuts a torn log by itself may do the first half only.
 BURY = """
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 1 then
   local dead = string.sub(KEYS[1], 1, -7) .. 'dead'

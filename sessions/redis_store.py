@@ -337,7 +337,7 @@ class RedisStore:
             outbox, _, entry_id = receipt.partition("/")
             ids.setdefault(outbox, []).append(entry_id)
         # Deleted and acknowledged together: the stream holds only what is not stored yet, which `lag` counts. In this order, since a Redis
-        # whose disk was full has been seen to do the first half only, and what is acknowledged and still there would stay for ever.
+        # that cuts a torn log by itself may do the first half only, and what is acknowledged and still there would stay for ever.
         await self._ask(
             *itertools.chain.from_iterable(
                 (("MULTI",), ("XDEL", outbox, *entry_ids), ("XACK", outbox, _GROUP, *entry_ids), ("EXEC",))

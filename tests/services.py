@@ -23,6 +23,7 @@ from pathlib import Path
 import pymysql  # type: ignore[import-untyped]
 
 _HOST = "127.0.0.1"
+_DEPLOY = Path(__file__).parents[1] / "deploy"
 # Patience with a machine that is several times slower than a developer's.
 _START_S = 90.0
 _STOP_S = 20.0
@@ -227,18 +228,15 @@ def redis_server(directory: Path, appendfsync: str = "always", *, unix_socket: b
     binary = _binary("redis-server", package="redis-server")
     options = {
         "bind": _HOST,
-        "dir": str(directory),
-        "save": "",
-        "appendonly": "yes",
         "appendfsync": appendfsync,
-        "no-appendfsync-on-rewrite": "no",
-        "maxmemory-policy": "noeviction",
         "enable-debug-command": "yes",
         # A path of more than 107 bytes is none for a socket, so only those get one who ask.
         **({"unixsocket": str(directory / _SOCKET)} if unix_socket else {}),
     }
-    flags = [argument for name, value in options.items() for argument in (f"--{name}", value)]
-    service = RedisServer("redis", directory, lambda port: [binary, "--port", str(port), *flags], _redis_answers)
+    path = os.pathsep.join([str(Path(binary).parent), os.environ["PATH"]])
+    command = ["env", f"PATH={path}", str(_DEPLOY / "redis.sh"), str(directory)]
+    command += [argument for name, value in options.items() for argument in (f"--{name}", value)]
+    service = RedisServer("redis", directory, lambda port: [*command, "--port", str(port)], _redis_answers)
     with _running(service):
         yield service
 

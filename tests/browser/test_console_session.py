@@ -18,6 +18,7 @@ from tests.browser.support import Support
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 REFUSED = ("503 (Service Unavailable)", "404 (Not Found)")
+FROM_THE_END = "((log) => log.scrollHeight - log.scrollTop - log.clientHeight)(document.querySelector('[role=log]'))"
 WHALE = "The blue whale hangs in the great hall"
 
 
@@ -81,10 +82,11 @@ async def test_what_grows_while_the_log_scrolls_is_followed_and_who_goes_up_is_l
 
         await support.log.hover()
         await page.mouse.wheel(0, -300)
+        await page.wait_for_function(f"{FROM_THE_END} > 299")
         await expect(latest).to_be_visible()
         await latest.click()
         await expect(latest).to_be_hidden()
-        assert await support.log.evaluate("(log) => log.scrollHeight - log.scrollTop - log.clientHeight") < 2
+        await page.wait_for_function(f"{FROM_THE_END} < 2")
 
 
 async def test_it_plays_from_the_beginning_at_the_chosen_speed_and_pauses(browser: Browser, stub: Stub) -> None:

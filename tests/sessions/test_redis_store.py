@@ -145,6 +145,7 @@ async def test_production_refuses_a_redis_that_forgets_and_names_every_wrong_set
     with redis_server(tmp_path, appendfsync="everysec") as server:
         async with Redis.from_url(server.url) as client:
             await client.config_set("maxmemory-policy", "allkeys-lru")
+            await client.config_set("aof-load-truncated", "yes")
 
         with pytest.raises(StoreNotDurable) as caught:
             async with RedisStore(server.url, production=True, timeout_s=10):
@@ -153,7 +154,11 @@ async def test_production_refuses_a_redis_that_forgets_and_names_every_wrong_set
             async with RedisStore(server.url, timeout_s=10) as store:
                 await store.ping()
 
-    assert caught.value.settings == {"appendfsync": "everysec", "maxmemory-policy": "allkeys-lru"}
+    assert caught.value.settings == {
+        "appendfsync": "everysec",
+        "aof-load-truncated": "yes",
+        "maxmemory-policy": "allkeys-lru",
+    }
     assert "'everysec' (must be 'always')" in str(caught.value)
     assert [(log["event"], log["log_level"]) for log in logs] == [("redis.not_durable", "warning")]
 

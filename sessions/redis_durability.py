@@ -14,7 +14,7 @@ _DURABLE = {
     "appendonly": "yes",
     "appendfsync": "always",
     "no-appendfsync-on-rewrite": "no",
-    # On what is torn Redis 7 would leave the beginning of a transaction, for the next one to complete: `deploy/redis.sh`.
+    # Of a torn log Redis would leave a transaction's beginning, which the next one's end completes: `deploy/redis.sh`.
     "aof-load-truncated": "no",
     "maxmemory-policy": "noeviction",
 }
@@ -26,7 +26,7 @@ class StoreNotDurable(SessionError):
     def __init__(self, settings: Mapping[str, str]) -> None:
         self.settings = dict(settings)
         wrong = ", ".join(f"{name} is {value!r} (must be {_DURABLE[name]!r})" for name, value in settings.items())
-        super().__init__(f"Redis would lose acknowledged data: {wrong}")
+        super().__init__(f"Redis would lose acknowledged data: {wrong}; deploy/redis.sh starts one that would not")
 
 
 async def check_durable(line: RedisLine, *, production: bool) -> None:

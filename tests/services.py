@@ -223,12 +223,11 @@ class FolderS3Server(S3Server):
 
 
 @contextmanager
-def redis_server(directory: Path, appendfsync: str = "always", *, unix_socket: bool = False) -> Iterator[RedisServer]:
-    """A Redis whose data is in `directory`; durable as production demands it unless `appendfsync` says otherwise."""
+def redis_server(directory: Path, *, unix_socket: bool = False) -> Iterator[RedisServer]:
+    """A Redis whose data is in `directory`; durable as production demands it."""
     binary = _binary("redis-server", package="redis-server")
     options = {
         "bind": _HOST,
-        "appendfsync": appendfsync,
         "enable-debug-command": "yes",
         # A path of more than 107 bytes is none for a socket, so only those get one who ask.
         **({"unixsocket": str(directory / _SOCKET)} if unix_socket else {}),

@@ -233,9 +233,10 @@ export class Transcript {
   /** Told a frame late: the end may have moved away since. Only who goes up from it leaves it. */
   #noteScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.#log;
-    if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.#isFollowing = true;
-    else if (scrollTop < this.#top) this.#isFollowing = false;
-    this.#top = scrollTop;
+    const end = scrollHeight - clientHeight;
+    if (end - scrollTop < NEAR_END_PX) this.#isFollowing = true;
+    else if (scrollTop < this.#top - 1) this.#isFollowing = false;
+    this.#top = Math.min(scrollTop, end);
     this.#latest.hidden = this.#isFollowing;
   }
 

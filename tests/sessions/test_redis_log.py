@@ -1,5 +1,8 @@
 """Redis's log after a death amid a write: nothing of what nobody was promised comes back, and all of what somebody was promised does."""
 
+import asyncio
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +23,9 @@ THUMB = Feedback(rating="up", rated_ms=1)
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own."""
-    with redis_server(tmp_path) as server:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    with redis_server(folder) as server:
         yield server
 
 
@@ -49,6 +54,8 @@ async def test_of_a_torn_append_nothing_comes_back_and_nothing_is_lost_since(ser
     for num_bytes in range(0, len(torn), len(torn) // NUM_CUTS):
         log_of(server).write_bytes(before + torn[:num_bytes])
         server.start()
+        kept = {path.read_bytes() for path in server.directory.glob("torn.*")}
+        assert torn[:num_bytes] in kept or num_bytes == 0
         async with RedisStore(server.url, timeout_s=10) as store:
             await store.rate(SESSION, "item_1", THUMB)
         server.kill()
@@ -80,11 +87,40 @@ async def test_a_log_that_was_cut_amid_a_transaction_before_keeps_all_that_follo
         assert (await store.claim(SESSION, "node-2")).next_sequence == 6
 
 
-async def test_more_than_one_write_of_garbage_is_not_cut_off_by_itself(server: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param((b"*", b"X", 0), id="a flipped byte"),
+        pytest.param((b"$", b"$7", 65 << 20), id="more than one write has"),
+    ],
+)
+async def test_a_log_that_is_damaged_and_not_torn_is_refused_and_left_as_it_is(
+    server: RedisServer, damage: tuple[bytes, bytes, int]
+) -> None:
     before, whole = await append_twice(server)
-    log_of(server).write_bytes(before + b"*garbage" + whole + bytes(64 << 20))
+    good, bad, num_more = damage
+    log_of(server).write_bytes(before + whole.replace(good, bad, 1) + whole + bytes(num_more))
+    damaged = log_of(server).read_bytes()
 
-    with pytest.raises(ServiceFailed, match="redis-check-aof"):
+    with pytest.raises(ServiceFailed, match="ended"):
         server.start()
 
-    assert log_of(server).read_bytes().startswith(before + b"*garbage" + whole)
+    assert log_of(server).read_bytes() == damaged
+
+
+async def test_of_two_in_one_folder_one_waits(server: RedisServer) -> None:
+    folder = os.open(server.directory, os.O_RDONLY)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        server.kill()
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        server.spawn()
+        await asyncio.sleep(0.5)
+        assert not server.is_answering()
+        assert not server.has_ended()
+    finally:
+        os.close(folder)
+    async with asyncio.timeout(60):
+        while not server.is_answering():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

@@ -142,10 +142,11 @@ async def test_what_was_created_by_half_is_nobodys_and_goes(redis_store: RedisSt
 
 
 async def test_production_refuses_a_redis_that_forgets_and_names_every_wrong_setting(tmp_path: Path) -> None:
-    with redis_server(tmp_path, appendfsync="everysec") as server:
+    wrong = {"appendfsync": "everysec", "aof-load-truncated": "yes", "maxmemory-policy": "allkeys-lru"}
+    with redis_server(tmp_path) as server:
         async with Redis.from_url(server.url) as client:
-            await client.config_set("maxmemory-policy", "allkeys-lru")
-            await client.config_set("aof-load-truncated", "yes")
+            for name, value in wrong.items():
+                await client.config_set(name, value)
 
         with pytest.raises(StoreNotDurable) as caught:
             async with RedisStore(server.url, production=True, timeout_s=10):
@@ -154,11 +155,7 @@ async def test_production_refuses_a_redis_that_forgets_and_names_every_wrong_set
             async with RedisStore(server.url, timeout_s=10) as store:
                 await store.ping()
 
-    assert caught.value.settings == {
-        "appendfsync": "everysec",
-        "aof-load-truncated": "yes",
-        "maxmemory-policy": "allkeys-lru",
-    }
+    assert caught.value.settings == wrong
     assert "'everysec' (must be 'always')" in str(caught.value)
     assert [(log["event"], log["log_level"]) for log in logs] == [("redis.not_durable", "warning")]
 

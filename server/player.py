@@ -223,6 +223,8 @@ class Player:
                     return
         if catch_up is not None and not await self._end_catch_up(catch_up, leg):
             return
+        if leg is not self._leg:
+            return
         self._is_live = False
         self._go_to(self._duration_ms)
         self._send(encode_replay_event(ReplayDone(new_id("event_"), self._duration_ms)))

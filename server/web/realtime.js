@@ -179,8 +179,10 @@ export class RealtimeClient {
     const isNew = this.#journey.accept(event);
     if (this.#journey.arrives(event)) {
       this.#everConnected = true;
+      // Before it is told: whoever then sends what has waited is to be answered in time.
+      clearTimeout(this.#silence);
+      this.#silence = undefined;
       this.#announce({ state: "connected" });
-      this.#heard();
     }
     if (isNew) this.#emit("event", event);
   }
@@ -199,6 +201,7 @@ export class RealtimeClient {
         return this.#retryLater();
       case "new_conversation":
         this.#journey.forget();
+        this.#backoff.reset(); // it answers, and what it refused is not asked for again
         this.#emit("lost", null);
         return this.#retryLater();
       case "retry":

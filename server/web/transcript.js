@@ -67,7 +67,9 @@ export class Transcript {
   #onRetry;
   #isFollowing = true;
   #isScrolling = false;
+  /** Where the log stood when that was last looked at, and where it would have ended. */
   #top = 0;
+  #end = 0;
   /** @type {Map<string, HTMLElement>} */ #questions = new Map();
   /** @type {WeakMap<Answer, Bubble>} */ #bubbles = new WeakMap();
 
@@ -230,13 +232,14 @@ export class Transcript {
     article.append(again);
   }
 
-  /** Told a frame late: the end may have moved away since. Only who goes up from it leaves it. */
+  /** Told a frame late: the end may have moved away since. Who goes up leaves it, unless it is what shrank, or a box that grew, that did. */
   #noteScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.#log;
     const end = scrollHeight - clientHeight;
-    if (end - scrollTop < NEAR_END_PX) this.#isFollowing = true;
-    else if (scrollTop < this.#top - 1) this.#isFollowing = false;
+    if (scrollTop < this.#top - 1 && end >= this.#end) this.#isFollowing = false;
+    else if (end - scrollTop < NEAR_END_PX) this.#isFollowing = true;
     this.#top = Math.min(scrollTop, end);
+    this.#end = end;
     this.#latest.hidden = this.#isFollowing;
   }
 
@@ -252,6 +255,7 @@ export class Transcript {
       }
       this.#log.scrollTop = this.#log.scrollHeight;
       this.#top = this.#log.scrollTop;
+      this.#end = this.#log.scrollHeight - this.#log.clientHeight;
     });
   }
 }

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from httpx import AsyncClient
-from playwright.async_api import Browser, Locator, Page, WebSocket, expect
+from playwright.async_api import Browser, Locator, Page, WebSocket, WebSocketRoute, expect
 
 from tests.browser.conftest import AWAY, PATIENCE_MS, Server, visit
 from tests.browser.person import Person
@@ -27,6 +27,27 @@ GAPS = """window.WebSocket = class extends WebSocket {
   }
 }"""
 Event = dict[str, Any]
+
+
+def hold_back(kind: str, released: asyncio.Event) -> Callable[[Page], Awaitable[None]]:
+    """The server's events from the first of that kind on come once they are released."""
+
+    def carry(page_side: WebSocketRoute) -> None:
+        server_side = page_side.connect_to_server()
+        held: list[str | bytes] = []
+
+        async def back(frame: str | bytes) -> None:
+            if json.loads(frame)["type"] == kind or held:
+                held.append(frame)
+                await released.wait()
+                while held:
+                    page_side.send(held.pop(0))
+            else:
+                page_side.send(frame)
+
+        server_side.on_message(back)
+
+    return lambda page: page.route_web_socket(REALTIME, carry)
 
 
 class Wire:

@@ -163,11 +163,14 @@ async def test_what_never_comes_is_not_looked_for_without_end(browser: Browser, 
     async with visit(browser, "about:blank") as page:
         await page.clock.install()
         support = await follow(page, stub)
+        # Its end wakes the lookout, which counts anew from there.
+        await expect(support.answers.first).to_have_attribute("data-status", "completed")
+        before = len(stub.asked[PATH])
         again = page.get_by_role("button", name="Look again")
         async with asyncio.timeout(PATIENCE_MS / 1000):
             while not await again.is_visible():
                 await page.clock.fast_forward(60_000)
-        assert len(stub.asked[PATH]) == 1 + MAX_LOOKS
+        assert len(stub.asked[PATH]) == before + MAX_LOOKS
         talk.store()
 
         await again.press("Enter")

@@ -1,5 +1,6 @@
 """A session's page: what is played is what its user saw, at any pace and from anywhere; beside it, what is known of each answer."""
 
+import asyncio
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from tests.browser.stub_console import Json, Stub, running_stub
 from tests.browser.stub_data import FULL, full_recording, populate
 from tests.browser.stub_recording import BEGAN_MS, Recording
 from tests.browser.support import Support
+from tests.browser.talk import hold_back
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -71,18 +73,17 @@ async def test_what_grows_while_the_log_scrolls_is_followed_and_who_goes_up_is_l
         latest = page.get_by_role("button", name="Latest")
 
         await support.log.evaluate("""async (log) => {
-            const seen = () => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)));
-            log.scrollTop -= 30;
-            await seen();
-            log.scrollTop += 30;
             log.lastElementChild.style.paddingBottom = "50rem";
-            await seen();
+            log.dispatchEvent(new Event("scroll"));
         }""")
         await expect(latest).to_be_hidden()
+        await support.log.evaluate("""(log) => {
+            log.lastElementChild.style.paddingBottom = "";
+            log.dispatchEvent(new Event("scroll"));
+        }""")
 
         await support.log.hover()
-        await page.mouse.wheel(0, -300)
-        await page.wait_for_function(f"{FROM_THE_END} > 299")
+        await page.mouse.wheel(0, -20)
         await expect(latest).to_be_visible()
         await latest.click()
         await expect(latest).to_be_hidden()
@@ -105,7 +106,7 @@ async def test_it_plays_from_the_beginning_at_the_chosen_speed_and_pauses(browse
         await expect(support.answers.nth(1)).to_have_attribute("data-status", "cancelled")
         await support.pause.click()
         await expect(support.play).to_be_visible()
-        await until(lambda: stub.updates[-1].get("paused") is True)
+        await until(lambda: any(update.get("paused") for update in stub.updates))
         stub.holds_at_ms = math.inf
         await expect(support.time).to_have_text(re.compile("^0:(1[0-9]|20) / 0:58$"))
         assert told_until_playing(stub) == {"type": "avatar.replay.update", "speed": 8, "position": 0, "paused": False}
@@ -149,6 +150,39 @@ async def test_a_moment_is_an_address(browser: Browser, stub: Stub) -> None:
         await page.go_forward()
         await support.scrubber.press("End")
         await expect(page).to_have_url(place_of(stub))
+
+
+async def test_the_end_is_known_before_the_replay_says_a_word(browser: Browser, stub: Stub) -> None:
+    speaks = asyncio.Event()
+    async with visit(browser, "about:blank") as page:
+        support = Support(page)
+        await hold_back("avatar.replay.updated", speaks)(page)
+        await support.open(f"{place_of(stub)}?at=9300", "support-token")
+        await support.scrubber.press("End")
+        await expect(support.time).to_have_text("0:58 / 0:58")
+
+        speaks.set()
+
+        await expect(support.answers).to_have_count(4)
+        await expect(page).to_have_url(place_of(stub))
+
+
+async def test_a_note_that_is_added_twice_at_once_is_one(browser: Browser, stub: Stub) -> None:
+    async with visit(browser, "about:blank") as page:
+        support = Support(page)
+        await support.open(place_of(stub), "support-token")
+        await expect(support.answers).to_have_count(4)
+        num_notes = len(stub.details[FULL]["notes"])
+        note = page.get_by_label("New note")
+        await note.fill("Once")
+
+        await note.evaluate("(note) => [1, 2].forEach(() => note.form.requestSubmit())")
+        await expect(note).to_have_value("")
+        await note.fill("And again")
+        await page.get_by_role("button", name="Add note").click()
+        await expect(note).to_have_value("")
+
+        assert [note["text"] for note in stub.details[FULL]["notes"][num_notes:]] == ["Once", "And again"]
 
 
 async def test_a_storm_of_seeks_is_calmed_and_the_last_one_holds(browser: Browser, stub: Stub) -> None:

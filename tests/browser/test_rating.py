@@ -1,7 +1,6 @@
 """An answer is rated with one tap, at any time, and what is shown as saved is saved, once. P3."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -11,30 +10,12 @@ from playwright.async_api import Browser, Page, WebSocketRoute, expect
 from tests.browser.conftest import AWAY, Server, visit
 from tests.browser.person import Person
 from tests.browser.rater import CREATE, CREATED, DELETE, Thumbs, converse, rated_item, wait_until_stored
-from tests.browser.talk import ENDLESSLY, KEPT, REALTIME, another_client, talk
+from tests.browser.talk import ENDLESSLY, KEPT, REALTIME, another_client, hold_back, talk
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 
-def hold_back(kind: str, released: asyncio.Event) -> Callable[[Page], Awaitable[None]]:
-    """The server's events from the first of that kind on come once they are released."""
-
-    def carry(page_side: WebSocketRoute) -> None:
-        server_side = page_side.connect_to_server()
-        held: list[str | bytes] = []
-
-        async def back(frame: str | bytes) -> None:
-            if json.loads(frame)["type"] == kind or held:
-                held.append(frame)
-                await released.wait()
-                while held:
-                    page_side.send(held.pop(0))
-            else:
-                page_side.send(frame)
-
-        server_side.on_message(back)
-
-    return lambda page: page.route_web_socket(REALTIME, carry)
+KNOWS_THE_REASONS = "performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/v1/me'))"
 
 
 def garble(said: str, instead: str) -> Callable[[Page], Awaitable[None]]:
@@ -134,6 +115,7 @@ async def test_a_reason_and_a_comment_belong_to_the_same_rating(browser: Browser
 async def test_the_reasons_are_the_servers(browser: Browser, server: Server) -> None:
     async with talk(browser, server.url) as (person, wire):
         [answer] = await converse(person)
+        await person.page.wait_for_function(KNOWS_THE_REASONS)
         thumbs = Thumbs(answer)
 
         await thumbs.down.click()

@@ -44,7 +44,8 @@ export class Account {
     try {
       // What a header and a subprotocol can hold (RFC 9110, token); what does not fit is none.
       if (!/^[\w!#$%&'*+.^`|~-]+$/.test(token)) throw new Refusal("This is not a token: it holds characters that no token has.", 401);
-      const api = new Api(token, (why) => this.signOut(why));
+      // What was asked with a token before this one may be refused late.
+      const api = new Api(token, (why) => this.#api === api && this.signOut(why));
       this.#me = await api.get("/v1/me");
       this.#api = api;
       this.#why = "";

@@ -23,6 +23,7 @@ export class Notes {
   #here = h("span", {}, "At 0:00");
   #told = h("p", { class: "fine", role: "status" });
   #trouble = h("div");
+  #isSaving = false;
 
   /** @param {Detail} detail @param {import("./app.js").House} house @param {import("./player.js").Player} player @param {() => void} onAdded */
   constructor(detail, house, player, onAdded) {
@@ -77,7 +78,8 @@ export class Notes {
   async #submit(event) {
     event.preventDefault();
     const text = this.#text.value.trim();
-    if (!text) return;
+    if (!text || this.#isSaving) return;
+    this.#isSaving = true;
     const position = this.#isHere.checked ? { position_ms: Math.round(this.#player.positionMs) } : {};
     const id = encodeURIComponent(this.#detail.session.session_id);
     this.#told.textContent = "Saving…";
@@ -89,6 +91,8 @@ export class Notes {
       this.#told.textContent = "";
       this.#trouble.replaceChildren(failure(error));
       return;
+    } finally {
+      this.#isSaving = false;
     }
     // What was typed since is another note.
     if (this.#text.value.trim() === text) this.#text.value = "";

@@ -41,7 +41,7 @@ export class Player {
   /** @type {ReturnType<typeof setInterval>} */ #ticking;
 
   /** @param {string} sessionId @param {string} token
-   * @param {{ position: number, paused: boolean }} start
+   * @param {{ position: number, paused: boolean, lengthMs: number }} start
    * @param {{ say: (text: string) => void, onPosition: (ms: number) => void, onEvent: (event: import("../realtime.js").ServerEvent) => void }} listeners */
   constructor(sessionId, token, start, { say, onPosition, onEvent }) {
     this.#say = say;

@@ -55,6 +55,7 @@ export class Replay {
   /** Where the server was last told to be, until it is there. @type {number | undefined} */ #sent;
   /** The session ends before it was to begin: it begins at 0, and goes to the end once that is known. */ #isPastEnd = false;
   /** When this connection's first word came. */ #acceptedAt = 0;
+  /** How long it seems, until the server says. */ #lengthMs;
   /** @type {Required<Omit<Wish, "max_silence_ms">> & { max_silence_ms: number | null }} */ #wanted;
   /** @type {Wish} */ #unsent = {};
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #sending;
@@ -62,8 +63,9 @@ export class Replay {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #silence;
   /** @type {ReturnType<typeof setInterval> | undefined} */ #asking;
 
-  /** @param {string} sessionId @param {string} token @param {{ position: number, paused: boolean }} start */
-  constructor(sessionId, token, { position, paused }) {
+  /** @param {string} sessionId @param {string} token @param {{ position: number, paused: boolean, lengthMs: number }} start */
+  constructor(sessionId, token, { position, paused, lengthMs }) {
+    this.#lengthMs = lengthMs;
     this.#sessionId = sessionId;
     this.#token = token;
     this.#wanted = { position, paused, speed: 1, max_silence_ms: null };
@@ -102,7 +104,7 @@ export class Replay {
   }
 
   get durationMs() {
-    const { duration, is_live: isLive } = this.#state ?? { duration: 0, is_live: false };
+    const { duration, is_live: isLive } = this.#state ?? { duration: this.#lengthMs, is_live: false };
     return isLive ? duration + (performance.now() - this.#toldAt) : duration;
   }
 
@@ -157,7 +159,7 @@ export class Replay {
     const wish = this.#unsent;
     if (Object.keys(wish).length === 0 || !this.#socket || !this.#acceptedAt) return;
     this.#unsent = {};
-    if (wish.position !== undefined) wish.position = this.#sent = whole(wish.position);
+    if (wish.position !== undefined) wish.position = this.#sent = whole(Math.min(wish.position, this.durationMs));
     this.#send(wish);
     this.#sending = setTimeout(() => this.#flush(), UPDATE_EVERY_MS);
   }
@@ -179,7 +181,7 @@ export class Replay {
       case "avatar.replay.done":
         this.#isDone = true;
         // Whoever goes back from the end wants to look, not to be played to at once.
-        this.#wanted.paused = this.#unsent.paused ?? true;
+        this.#wanted.paused = this.#unsent.paused ?? (this.#isSeeking ? this.#wanted.paused : true);
         if (this.#state) this.#state = { ...this.#state, position: message.position, duration: message.position, is_live: false };
         this.#toldAt = performance.now();
         return this.#emit("done", null);

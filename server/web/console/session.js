@@ -96,7 +96,6 @@ class SessionView {
     this.#sessionId = sessionId;
     this.#atMs = atMs;
     this.#node = node;
-    node.append(this.#heading, waiting("Opening the session"));
   }
 
   get #path() {
@@ -104,6 +103,7 @@ class SessionView {
   }
 
   async load() {
+    this.#node.replaceChildren(this.#heading, waiting("Opening the session"));
     try {
       this.#detail = await this.#house.api.get(this.#path, {}, this.#abort.signal);
     } catch (error) {
@@ -129,7 +129,7 @@ class SessionView {
     const extent = extentOf(detail);
     // A session that is over is there to be read at once, and played from wherever one likes; a live one is watched.
     const lengthMs = Math.max(0, extent.last_ms - extent.first_ms);
-    const start = { position: Math.min(this.#atMs ?? lengthMs, lengthMs), paused: !extent.is_live || this.#atMs !== null };
+    const start = { position: Math.min(this.#atMs ?? lengthMs, lengthMs), paused: !extent.is_live || this.#atMs !== null, lengthMs };
     this.#player = new Player(this.#sessionId, this.#house.api.token, start, {
       say: this.#house.say,
       onPosition: (ms) => this.#moved(ms),

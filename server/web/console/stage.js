@@ -66,6 +66,7 @@ export class Stage {
   /** @type {Map<string, Answer>} */ #answers = new Map();
   /** Those of `Opinion`s that are shown. @type {Set<Opinion>} */ #shown = new Set();
   /** Came in a lump, so that its deltas say nothing of its tokens. @type {WeakSet<Answer>} */ #lumps = new WeakSet();
+  /** Items whose text came whole, however late. @type {Set<string>} */ #whole = new Set();
 
   /** @param {() => number} now where the replay is, in milliseconds */
   constructor(now) {
@@ -94,6 +95,7 @@ export class Stage {
     this.#frame.replaceChildren(log, latest);
     if (hadFocus) log.focus({ preventScroll: true });
     this.#given.clear();
+    this.#whole.clear();
     this.#answers.clear();
     this.#shown.clear();
     this.#isBehind = true;
@@ -153,8 +155,9 @@ export class Stage {
         if (answer.numDeltas === 1) this.#refresh();
       },
       ended: (answer) => {
-        const isCounted = !this.#lumps.has(answer) || answer.status === "completed";
-        transcript.end(answer, isCounted ? pace(answer) : { firstTokenMs: null, tokensPerS: null, numTokens: 0 });
+        const isLump = this.#lumps.has(answer) || this.#whole.has(answer.itemId);
+        const numTokens = answer.status === "completed" ? answer.numTokens : 0;
+        transcript.end(answer, isLump ? { firstTokenMs: null, tokensPerS: null, numTokens } : pace(answer));
         this.#refresh();
       },
       withdrawn: (answer) => transcript.withdraw(answer),
@@ -177,6 +180,7 @@ export class Stage {
       const rest = text.slice((this.#given.get(keyOf(event)) ?? "").length);
       this.#given.set(keyOf(event), text);
       const { response_id, item_id } = /** @type {Record<string, any>} */ (event);
+      if (rest && rest === text) this.#whole.add(item_id);
       if (rest) this.#wire.tell("event", { type: "response.output_text.delta", response_id, item_id, delta: rest });
     }
   }

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
 from tests.browser.conftest import visit
 from tests.browser.passing import until
@@ -15,7 +15,7 @@ from tests.browser.stub_console import Json, Stub, running_stub
 from tests.browser.stub_data import FULL, full_recording, populate
 from tests.browser.stub_recording import BEGAN_MS, Recording
 from tests.browser.support import Support
-from tests.browser.talk import hold_back
+from tests.browser.talk import REALTIME, hold_back
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -77,10 +77,14 @@ async def test_what_grows_while_the_log_scrolls_is_followed_and_who_goes_up_is_l
             log.dispatchEvent(new Event("scroll"));
         }""")
         await expect(latest).to_be_hidden()
-        await support.log.evaluate("""(log) => {
+        await support.log.evaluate("""async (log) => {
+            const seen = () => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)));
+            log.scrollTop = log.scrollHeight;
+            await seen();
             log.lastElementChild.style.paddingBottom = "";
-            log.dispatchEvent(new Event("scroll"));
+            await seen();
         }""")
+        await expect(latest).to_be_hidden()
 
         await support.log.hover()
         await page.mouse.wheel(0, -20)
@@ -150,6 +154,36 @@ async def test_a_moment_is_an_address(browser: Browser, stub: Stub) -> None:
         await page.go_forward()
         await support.scrubber.press("End")
         await expect(page).to_have_url(place_of(stub))
+
+
+async def test_a_past_that_comes_slowly_says_nothing_of_when_its_tokens_came(browser: Browser, stub: Stub) -> None:
+    """What is told of an answer that was not played is told from its whole text, and nobody waited for that."""
+
+    def slowly(page_side: WebSocketRoute) -> None:
+        server_side = page_side.connect_to_server()
+        frames: asyncio.Queue[str | bytes] = asyncio.Queue()
+
+        async def carry() -> None:
+            while True:
+                frame = await frames.get()
+                await asyncio.sleep(0.1)
+                page_side.send(frame)
+
+        task = asyncio.create_task(carry())
+        tasks.append(task)
+        server_side.on_message(frames.put_nowait)
+
+    tasks: list[asyncio.Task[None]] = []
+    async with visit(browser, "about:blank") as page:
+        await page.route_web_socket(REALTIME, slowly)
+        support = Support(page)
+        await support.open(place_of(stub), "support-token")
+
+        await expect(support.answers.nth(3)).to_have_attribute("data-status", "failed")
+        await expect(support.answers.first.locator(".meta")).to_have_text(re.compile(r"^\d+ tokens$"))
+        assert "First token" not in "".join(await support.answers.locator(".meta").all_text_contents())
+        for task in tasks:
+            task.cancel()
 
 
 async def test_the_end_is_known_before_the_replay_says_a_word(browser: Browser, stub: Stub) -> None:

@@ -1,5 +1,6 @@
 """One session with all that is known of it, for staff: from the tables, the recording, and the store where the writer was not yet."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
@@ -91,25 +92,37 @@ class WholeSession(Struct, frozen=True, kw_only=True):
 async def whole_session(services: Services, meta: SessionMeta, mask: Mask) -> WholeSession:
     """All of it, what is cut short as `mask` leaves it. The errors of a store or a database that is away go through."""
     warnings: list[Warning] = []
-    extent: Extent | None = None
-    try:
-        extent = await services.recording.extent(meta.session_id)
-    except ArchiveUnavailable:
-        warnings.append("archive_unavailable")
-    if extent is not None and extent.holes:
+    # Each waits for the database more than it computes.
+    extent, dialogue, summary, feedback, notes = await asyncio.gather(
+        _extent_of(services, meta),
+        load_dialogue(services.database, meta.session_id, max_prompt_chars=MAX_PROMPT_CHARS),
+        summary_of(services, meta, mask),
+        feedback_of_session(services.database, meta.session_id),
+        notes_of_session(services.database, meta.session_id),
+    )
+    if extent == "archive_unavailable":
+        warnings.append(extent)
+        extent = None
+    elif extent is not None and extent.holes:
         warnings.append("events_missing")
-    dialogue = await load_dialogue(services.database, meta.session_id, max_prompt_chars=MAX_PROMPT_CHARS)
     if dialogue is None:
         warnings.append("not_stored_yet")
     return WholeSession(
-        session=await summary_of(services, meta, mask),
+        session=summary,
         extent=None if extent is None else _extent(extent),
         turns=() if dialogue is None else dialogue.turns,
         answers=[] if dialogue is None else [_answer(prediction) for prediction in dialogue.predictions],
-        feedback=await feedback_of_session(services.database, meta.session_id),
-        notes=await notes_of_session(services.database, meta.session_id),
+        feedback=feedback,
+        notes=notes,
         warnings=warnings,
     )
+
+
+async def _extent_of(services: Services, meta: SessionMeta) -> Extent | Literal["archive_unavailable"] | None:
+    try:
+        return await services.recording.extent(meta.session_id)
+    except ArchiveUnavailable:
+        return "archive_unavailable"
 
 
 def _answer(prediction: StoredPrediction) -> AnswerView:

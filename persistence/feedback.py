@@ -12,7 +12,7 @@ from persistence.tables import answer_items, feedback, predictions, sessions, tr
 from persistence.times import milliseconds, utc_time
 
 # No page is paid for with more than this, however few rows it shows; and the server's loop not with more than so many rows at once.
-_BUDGET_S: Final = 0.015
+_BUDGET_S: Final = 0.01
 _MAX_AT_ONCE: Final = 120
 
 # By what each filter is served, the narrowest first.

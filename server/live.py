@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_MAX_UNCOMMITTED_EVENTS = 256
+# So few that a session which answers as fast as it can (to a client that is gone, say) adds little to a commit that others wait for.
+_MAX_UNCOMMITTED_EVENTS = 64
 CLOSE_DAMAGED = 1011
 CLOSE_RESTARTING = 1012
 CLOSE_TRY_AGAIN = 1013

@@ -1,7 +1,7 @@
 """Four hostile clients at once, in a process of its own: `on` and `off` on its standard input begin and end the attack.
 
 At each `off` it prints what it did since `on`, as a line of JSON. A client that is closed comes back after a short pause. The process
-gives way to every other (nice 19), so that what it costs itself is not taken for the server's slowness.
+gives way to every other (SCHED_IDLE), so that what it costs itself is not taken for the server's slowness.
 """
 
 import asyncio
@@ -199,5 +199,5 @@ async def obey(port: int, names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     asyncio.run(obey(int(sys.argv[1]), sys.argv[2:]))

@@ -1,7 +1,7 @@
 """`make bench-hostile`: what four hostile clients at once (`tests.benchmarks.attack`) do to the answers of 500 good sessions.
 
 Windows with and without them alternate in one run, on one server with its default limits; ratios are medians over neighbours in time. The
-hostile clients are a process of their own that gives way to all others (nice 19): what they cost the machine themselves is not the
+hostile clients are a process of their own that gives way to all others (SCHED_IDLE): what they cost the machine themselves is not the
 server's doing, what they make the server do is. The answers are paced, so the floor under a gap is the pace; the time to the first token
 has no such floor.
 """
@@ -271,7 +271,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-hostile", description=__doc__)
     parser.add_argument("--sessions", type=int, default=500)
     parser.add_argument("--pace", type=float, default=10.0, help="tokens a second of each good session")
-    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--window", type=float, default=15.0, help="seconds")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="some of the hostile clients")
     parser.add_argument("--dry", action="store_true", help="print, keep nothing")

@@ -11,8 +11,10 @@ from persistence.database import MYSQL_NAMES, Database
 from persistence.tables import answer_items, feedback, predictions, sessions, traces
 from persistence.times import milliseconds, utc_time
 
-# No page is paid for with more than this, however few rows it shows; and the server's loop not with more than so many rows at once.
+# No page is paid for with much more than this, however few rows it shows; a round is of so many rows, so that it is worth asking and
+# does not stop the server's loop.
 _BUDGET_S: Final = 0.01
+_MIN_AT_ONCE: Final = 10
 _MAX_AT_ONCE: Final = 120
 
 # By what each filter is served, the narrowest first.
@@ -105,7 +107,8 @@ async def find_feedback(
     """
     rows: list[StoredFeedback] = []
     place = after
-    end_s = clock_s() + _BUDGET_S
+    now_s = clock_s()
+    end_s = now_s + _BUDGET_S
     num_wanted = limit + 1
     async with database.snapshot() as connection:
         while len(rows) <= limit:
@@ -115,9 +118,12 @@ async def find_feedback(
                 place = None
                 break
             place = _place(examined[-1])
-            if clock_s() >= end_s:
+            began_s, now_s = now_s, clock_s()
+            # As many as the time that is left would pay for, by what these cost.
+            affordable = int(num_wanted * (end_s - now_s) / max(now_s - began_s, _BUDGET_S / 1000))
+            if affordable < min(num_wanted, _MIN_AT_ONCE):
                 break
-            num_wanted = min(2 * num_wanted, _MAX_AT_ONCE)
+            num_wanted = min(2 * num_wanted, affordable, _MAX_AT_ONCE)
     if len(rows) > limit:
         return FeedbackPage(tuple(rows[:limit]), FeedbackPlace(rows[limit - 1].rated_ms, rows[limit - 1].feedback_id))
     return FeedbackPage(tuple(rows), place)

@@ -1,6 +1,5 @@
 """One session with all that is known of it, for staff: from the tables, the recording, and the store where the writer was not yet."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,6 +13,7 @@ from persistence.notes import StoredNote, notes_of_session
 from persistence.recording import Extent, Hole
 from persistence.summaries import Summary
 from persistence.waterfall import Step, waterfall
+from server.api.at_once import at_once
 from server.api.summary import summary_of
 from server.services import Services
 from sessions.store import SessionMeta
@@ -93,13 +93,15 @@ async def whole_session(services: Services, meta: SessionMeta, mask: Mask) -> Wh
     """All of it, what is cut short as `mask` leaves it. The errors of a store or a database that is away go through."""
     warnings: list[Warning] = []
     # Each waits for the database more than it computes.
-    extent, dialogue, summary, feedback, notes = await asyncio.gather(
-        _extent_of(services, meta),
-        load_dialogue(services.database, meta.session_id, max_prompt_chars=MAX_PROMPT_CHARS),
-        summary_of(services, meta, mask),
-        feedback_of_session(services.database, meta.session_id),
-        notes_of_session(services.database, meta.session_id),
-    )
+    async with at_once() as tasks:
+        measuring = tasks.create_task(_extent_of(services, meta))
+        loading = tasks.create_task(
+            load_dialogue(services.database, meta.session_id, max_prompt_chars=MAX_PROMPT_CHARS)
+        )
+        summarizing = tasks.create_task(summary_of(services, meta, mask))
+        listing_feedback = tasks.create_task(feedback_of_session(services.database, meta.session_id))
+        listing_notes = tasks.create_task(notes_of_session(services.database, meta.session_id))
+    extent, dialogue = measuring.result(), loading.result()
     if extent == "archive_unavailable":
         warnings.append(extent)
         extent = None
@@ -108,12 +110,12 @@ async def whole_session(services: Services, meta: SessionMeta, mask: Mask) -> Wh
     if dialogue is None:
         warnings.append("not_stored_yet")
     return WholeSession(
-        session=summary,
+        session=summarizing.result(),
         extent=None if extent is None else _extent(extent),
         turns=() if dialogue is None else dialogue.turns,
         answers=[] if dialogue is None else [_answer(prediction) for prediction in dialogue.predictions],
-        feedback=feedback,
-        notes=notes,
+        feedback=listing_feedback.result(),
+        notes=listing_notes.result(),
         warnings=warnings,
     )
 

@@ -82,7 +82,10 @@ def is_foreign(principal: Principal, user_id: str) -> bool:
 
 
 class AuditTrail:
-    """Writes down who looked at what: an entry is in the outbox before anything is shown."""
+    """Writes down who looked at what: an entry is in the outbox before anything is shown.
+
+    A list is looked for meanwhile, so that an entry may also be of one that could then not be shown.
+    """
 
     def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
         self._store = store

@@ -99,6 +99,7 @@ async def test_quick_skips_add_up_however_long_an_answer_takes(browser: Browser,
 
         await expect(support.time).to_have_text("0:20 / 0:58")
         await expect(support.answers).to_have_count(3)
+        await until(lambda: len(stub.updates) == 3)
         assert [update["position"] for update in stub.updates] == [10_000, 15_000, 20_000]
 
 

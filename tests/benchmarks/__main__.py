@@ -47,7 +47,7 @@ class Comparison(Struct, frozen=True):
     runs: list[Figures]
 
 
-async def compare_engines(model: str, turns: int, streams: tuple[int, ...]) -> list[str]:
+async def compare_engines(model: str, turns: int, streams: tuple[int, ...], *, core_with_model: bool) -> list[str]:
     """(a), (b) and (c) on the same model: a table of medians and of ratios to (a)."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -66,7 +66,7 @@ async def compare_engines(model: str, turns: int, streams: tuple[int, ...]) -> l
             await stack.enter_async_context(served(model, ENGINE_ARGS)),
             await stack.enter_async_context(flueman(environment)),
         ]
-        leave_models_alone()
+        leave_models_alone(core_with_model=core_with_model)
         lines = list(HEADINGS)
         for num_streams in streams:
             lines += rows(await take_turns(contenders, num_streams, turns, max_tokens=MAX_TOKENS))
@@ -154,6 +154,9 @@ async def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
     parser.add_argument("--only", choices=("engines", "server"))
+    parser.add_argument(
+        "--core-with-model", action="store_true", help="vLLM's core runs beside its model, not beside the servers"
+    )
     parser.add_argument("--dry", action="store_true", help="print, keep nothing")
     options = parser.parse_args()
     lines = [
@@ -167,7 +170,11 @@ async def main() -> None:
         lines += [*await measure_server(options.turns), ""]
     if options.only != "server":
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        lines += [*await compare_engines(options.model, options.turns, tuple(options.streams)), ""]
+        streams = tuple(options.streams)
+        lines += [
+            *await compare_engines(options.model, options.turns, streams, core_with_model=options.core_with_model),
+            "",
+        ]
     print("\n".join(lines))
     if not options.dry:
         with RESULTS.open("a") as file:

@@ -168,19 +168,25 @@ def yield_to_servers(pid: int) -> None:
                 os.sched_setscheduler(thread.id, os.SCHED_IDLE, os.sched_param(0))
 
 
-def leave_models_alone() -> None:
+def leave_models_alone(*, core_with_model: bool) -> None:
     """This process and all below it, but for the models themselves, run where no model does: vLLM binds each to some processors.
 
     What a model computes with is its own then, as a GPU would be. Otherwise it is chance how often one of the others runs there, and the
     model waits for it: more often for two that talk to each other than for one that spends twice as much.
+
+    `core_with_model` leaves vLLM's core beside its model too. On a CPU the core plans a step only once the last one's tokens are out; on a
+    processor shared with the servers, whoever those tokens wake comes first, and every microsecond of a server, its store and its client
+    delays the engine. With processors for all it would not. But the core then takes from the model as it waits for it.
     """
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
     models = [process for process in family if process.name().startswith("VLLM::Worker")]
-    free = set(range(os.cpu_count() or 1)).difference(*(os.sched_getaffinity(model.pid) for model in models))
+    bound = set().union(*(os.sched_getaffinity(model.pid) for model in models))
+    free = set(range(os.cpu_count() or 1)) - bound
     for process in family:
-        if process not in models and free:
+        stays = process.name().startswith("VLLM" if core_with_model else "VLLM::Worker")
+        if processors := bound if stays else free:
             for thread in process.threads():
-                os.sched_setaffinity(thread.id, free)
+                os.sched_setaffinity(thread.id, processors)
 
 
 def _flag(name: str, value: object) -> list[str]:

@@ -93,7 +93,7 @@ def rows(found: list[Comparison]) -> list[str]:
 
 def _row(entry: Comparison, found: list[Comparison]) -> str:
     middle = median_of(entry.runs)
-    ratios = " | ".join(f"{_ratio(entry, other):.2f}" for other in found[:2])
+    ratios = " | ".join(_ratio(entry, other) for other in found[:2])
     return (
         f"| {middle.streams:.0f} | {entry.name} | {middle.tokens_per_s:,.0f} | {ratios} "
         f"| {middle.first_p50_ms:.0f} / {middle.first_p99_ms:.0f} | {middle.gap_p50_ms:.1f} / {middle.gap_p99_ms:.1f} "
@@ -101,11 +101,11 @@ def _row(entry: Comparison, found: list[Comparison]) -> str:
     )
 
 
-def _ratio(entry: Comparison, base: Comparison) -> float:
-    """The median of the ratios of runs that were neighbours in time."""
-    return statistics.median(
-        run.tokens_per_s / other.tokens_per_s for run, other in zip(entry.runs, base.runs, strict=True)
-    )
+def _ratio(entry: Comparison, base: Comparison) -> str:
+    """The median of the ratios of runs that were neighbours in time, and how far their mean may be off: its standard error."""
+    ratios = [run.tokens_per_s / other.tokens_per_s for run, other in zip(entry.runs, base.runs, strict=True)]
+    error = f" ± {statistics.stdev(ratios) / len(ratios) ** 0.5:.3f}" if entry is not base and len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.3f}{error}"
 
 
 async def measure_server(turns: int) -> list[str]:
@@ -147,6 +147,13 @@ async def _idle_kib(server: Flueman) -> float:
     return grown / NUM_IDLE / 1024
 
 
+def _file_system(folder: str) -> str:
+    """What kind of file system the folder is on, such as ext4; tmpfs is memory, where an fsync costs nothing."""
+    mounts = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
+    path = Path(folder).resolve()
+    return next(mounts[str(parent)] for parent in (path, *path.parents) if str(parent) in mounts)
+
+
 async def main() -> None:
     """Run what was asked and append it to the results."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
@@ -163,7 +170,8 @@ async def main() -> None:
         f"## {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC: `make bench`"
         + (f" `{' '.join(sys.argv[1:])}`" if sys.argv[1:] else ""),
         "",
-        f"{os.cpu_count()} processors, Python {platform.python_version()}, {options.turns} turns; Redis with appendfsync always.",
+        f"{os.cpu_count()} processors, Python {platform.python_version()}, {options.turns} turns; Redis with appendfsync always, "
+        f"its file on {_file_system(tempfile.gettempdir())}.",
         "",
     ]
     if options.only != "engines":

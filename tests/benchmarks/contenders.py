@@ -125,14 +125,13 @@ async def bare(model: str, engine_args: Mapping[str, object]) -> AsyncIterator[B
 
 @asynccontextmanager
 async def served(model: str, engine_args: Mapping[str, object]) -> AsyncIterator[Served]:
-    """(b), started."""
+    """(b), started as it comes: its core keeps statistics, as this server's does for the times of an answer. It writes no access log."""
     port = free_port()
     flags = [flag for name, value in engine_args.items() for flag in _flag(name, value)]
     # What `vllm serve` runs; its command looks for a distribution called vllm, which the CPU build is not.
     entry = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command = [*entry, "--model", model, "--host", "127.0.0.1", "--port", str(port), *flags]
-    quiet = ["--disable-log-stats", "--disable-uvicorn-access-log"]
-    async with _process([*command, *quiet], {}) as process:
+    async with _process([*command, "--disable-uvicorn-access-log"], {}) as process:
         await _until_ready(f"http://127.0.0.1:{port}/health", process)
         yield_to_servers(process.pid)
         yield Served(process.pid, port, model)
